@@ -1,0 +1,1 @@
+"""streamasr: live captions on your own machine."""

@@ -1,0 +1,95 @@
+"""Every number of the path, frozen; an unknown key is refused with the nearest name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from streamasr.errors import ConfigError
+
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureConfig:
+    """Log-mel energies: see `features`."""
+
+    rate_hz: int = 16_000
+    window_ms: float = 25.0
+    hop_ms: float = 10.0
+    mels: int = 80
+    low_hz: float = 20.0
+    high_hz: float = 8_000.0
+    floor: float = 1e-6
+
+    @property
+    def window(self) -> int:
+        """Samples of one window."""
+        return round(self.window_ms * self.rate_hz / 1000)
+
+    @property
+    def hop(self) -> int:
+        """Samples between the starts of two windows."""
+        return round(self.hop_ms * self.rate_hz / 1000)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network: see `model`. `lookahead` counts output frames of the row convolution (0 in the offline variant)."""
+
+    channels: int = 32
+    blocks: int = 1
+    size: int = 512
+    layers: int = 3
+    lookahead: int = 4
+    bidirectional: bool = False
+    dropout: float = 0.0
+    intermediate: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class BeamConfig:
+    """The CTC prefix beam: see `ctc`. `width` 1 is greedy; `prune` leaves out tokens below this log-probability."""
+
+    width: int = 8
+    prune: float = -12.0
+    tail_s: float = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class EndpointConfig:
+    """When an utterance ends: silence without any speech yet, silence after speech, and the longest utterance."""
+
+    silence_before_s: float = 5.0
+    silence_after_s: float = 0.8
+    longest_s: float = 20.0
+
+
+def from_mapping(kind: type[ConfigT], values: Mapping[str, Any], where: str) -> ConfigT:
+    """Make a config of `kind` from a mapping read from `where` (a file name, for the error).
+
+    Raises:
+        ConfigError: an unknown key (the nearest known one is named), or a value of the wrong type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    defaults = kind()
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, 1)
+            hint = f"Did you mean {near[0]!r}?" if near else "Remove the key."
+            raise ConfigError(f"{where} has the unknown key {key!r}", f"one of {', '.join(fields)}", hint)
+        default = getattr(defaults, key)
+        kinds = (int, float) if isinstance(default, float) else (type(default),)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(default, bool)):
+            expected = "a number" if isinstance(default, float) else f"a value like {default!r}"
+            raise ConfigError(f"{where} has {key} = {value!r}", expected, "Correct the value.")
+        checked[key] = float(value) if isinstance(default, float) else value
+    return kind(**checked)
+
+
+def to_mapping(config: object) -> dict[str, Any]:
+    """The config as plain values, for JSON and TOML."""
+    return dataclasses.asdict(config)  # type: ignore[call-overload, no-any-return]

@@ -1,0 +1,100 @@
+"""Streaming log-mel energies.
+
+Windows are laid without centring: `window - hop` zeros stand before the first sample, so frame t ends with sample
+(t + 1) * hop, and a frame is there as soon as its last sample is. Energies equal those of torchaudio's
+`MelSpectrogram(n_fft=window, win_length=window, hop_length=hop, center=False, power=2, norm=None,
+mel_scale="slaney")` on the padded signal, for any chunking.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from streamasr.config import FeatureConfig
+
+
+class FeatureState(NamedTuple):
+    """Samples that belong to windows not yet complete, (B, S)."""
+
+    samples: Tensor
+
+
+def hertz_to_mel(hertz: float) -> float:
+    """Slaney's mel scale: linear to 1 kHz, then logarithmic (Auditory Toolbox, 1998)."""
+    return hertz * 3 / 200 if hertz < 1000 else 15 + 27 * math.log(hertz / 1000) / math.log(6.4)
+
+
+def mel_to_hertz(mel: float) -> float:
+    """Inverse of `hertz_to_mel`."""
+    return mel * 200 / 3 if mel < 15 else 1000 * math.exp((mel - 15) * math.log(6.4) / 27)
+
+
+def mel_filters(config: FeatureConfig) -> Tensor:
+    """Triangular filters of unit height, (window // 2 + 1, mels)."""
+    bins = np.linspace(0, config.rate_hz / 2, config.window // 2 + 1)
+    low, high = hertz_to_mel(config.low_hz), hertz_to_mel(config.high_hz)
+    edges = np.array([mel_to_hertz(mel) for mel in np.linspace(low, high, config.mels + 2)])
+    rising = (bins[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
+    return torch.from_numpy(np.maximum(0, np.minimum(rising, falling))).float()
+
+
+class LogMel(nn.Module):
+    """Samples (B, S) in -1..1 to log-mel energies (B, mels, T), normalised by fixed mean and deviation.
+
+    `mean` and `deviation` (mels,) are measured once on the training data and travel with the weights; nothing is
+    normalised over time or over the utterance.
+    """
+
+    filters: Tensor
+    window: Tensor
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, config: FeatureConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("filters", mel_filters(config), persistent=False)
+        self.register_buffer("window", torch.hann_window(config.window), persistent=False)
+        self.register_buffer("mean", torch.zeros(config.mels))
+        self.register_buffer("deviation", torch.ones(config.mels))
+
+    def _frames(self, samples: Tensor) -> Tensor:
+        windows = samples.unfold(-1, self.config.window, self.config.hop)  # (B, T, window)
+        spectrum = torch.fft.rfft(windows * self.window)
+        power = spectrum.real.square() + spectrum.imag.square()
+        energies = torch.log(power @ self.filters + self.config.floor)  # (B, T, mels)
+        return ((energies - self.mean) / self.deviation).transpose(1, 2)
+
+    def frames_of(self, samples: int) -> int:
+        """Number of frames of a whole signal, the flushed tail included."""
+        return -(-samples // self.config.hop)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """Whole signals (B, S) to (B, mels, ceil(S / hop)); the last frame is filled up with zeros, as in `flush`."""
+        missing = -samples.shape[-1] % self.config.hop
+        left = self.config.window - self.config.hop
+        return self._frames(nn.functional.pad(samples, (left, missing)))
+
+    def init_state(self, batch: int) -> FeatureState:
+        """The state before the first sample."""
+        return FeatureState(self.window.new_zeros(batch, self.config.window - self.config.hop))
+
+    def step(self, samples: Tensor, state: FeatureState) -> tuple[Tensor, FeatureState]:
+        """Next samples (B, S), S >= 0, to the frames (B, mels, T) that they complete, T >= 0."""
+        held = torch.cat([state.samples, samples], -1)
+        count = max(0, (held.shape[-1] - self.config.window) // self.config.hop + 1)
+        rest = FeatureState(held[:, count * self.config.hop :])
+        if count == 0:
+            return held.new_zeros(held.shape[0], self.config.mels, 0), rest
+        return self._frames(held), rest
+
+    def flush(self, state: FeatureState) -> Tensor:
+        """The last frame, filled up with zeros: (B, mels, 0 or 1). The state stays as it is."""
+        missing = -(state.samples.shape[-1] - self.config.window + self.config.hop) % self.config.hop
+        return self.step(state.samples.new_zeros(state.samples.shape[0], missing), state)[0]

@@ -1,0 +1,330 @@
+"""Layers that run on whole utterances in training and on chunks of any size in a stream, with equal results.
+
+The contract: a layer begins with `left` zeros in its buffer, works without padding, keeps the remainder, and emits
+only frames whose whole context is there. `right` zeros enter only in its own `flush`. In `forward`, a layer that sees
+the future takes frames beyond an utterance's length for zeros, whatever they hold, so that an utterance in a padded
+batch gives the same outputs as alone. Time is the last axis.
+
+A state is a NamedTuple of tensors, batch first, and is never changed in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+State: TypeAlias = Any  # a NamedTuple of tensors, or a tuple of such states
+
+
+def mask_frames(x: Tensor, lengths: Tensor) -> Tensor:
+    """Zero the frames of x (B, ..., T) at and beyond `lengths` (B,)."""
+    if int(lengths.min()) >= x.shape[-1]:
+        return x
+    keep = torch.arange(x.shape[-1], device=x.device) < lengths[:, None]  # (B, T)
+    return x * keep.reshape(x.shape[0], *[1] * (x.dim() - 2), x.shape[-1])
+
+
+class Layer(nn.Module):
+    """One layer. `stride` is input frames per output frame, `right` the input frames of lookahead."""
+
+    stride: int = 1
+    right: int = 0
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Output frames of utterances of `lengths` input frames."""
+        return (lengths + self.stride - 1) // self.stride
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Whole utterances, padded to one length: (B, C, T) or (B, C, F, T); frames beyond `lengths` mean nothing."""
+        raise TypeError(f"{type(self).__name__} has no forward")
+
+    def init_state(self, batch: int) -> State:
+        """The state before the first frame."""
+        raise TypeError(f"{type(self).__name__} cannot stream")
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """The frames that `x` completes (there may be none), and the next state."""
+        raise TypeError(f"{type(self).__name__} cannot stream")
+
+    def flush(self, state: State) -> Tensor:
+        """The frames still held back, as if the stream ended here; `state` stays valid."""
+        raise TypeError(f"{type(self).__name__} cannot stream")
+
+
+class ConvState(NamedTuple):
+    """Frames that further outputs need, (B, C, T) or (B, C, F, T)."""
+
+    frames: Tensor
+
+
+class Conv(Layer):
+    """Convolution over time, or over frequency and time; bounded lookahead of `right` frames.
+
+    With `frequencies` input bands it is two-dimensional and `kernel` x `kernel`, bands padded to keep their number
+    (divided by the stride); else one-dimensional. `groups` as in torch.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        right: int = 0,
+        groups: int = 1,
+        frequencies: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.stride, self.right, self.left = stride, right, kernel - 1 - right
+        self.kernel, self.inputs, self.outputs, self.frequencies = kernel, inputs, outputs, frequencies
+        self.conv: nn.Conv1d | nn.Conv2d
+        if frequencies is None:
+            self.conv = nn.Conv1d(inputs, outputs, kernel, stride, groups=groups)
+        else:
+            self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=(kernel // 2, 0), groups=groups)
+
+    def _shape(self, batch: int, channels: int, frames: int) -> tuple[int, ...]:
+        if self.frequencies is None:
+            return batch, channels, frames
+        return batch, channels, self.frequencies, frames
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return self.conv(F.pad(mask_frames(x, lengths), (self.left, self.right)))  # type: ignore[no-any-return]
+
+    def init_state(self, batch: int) -> ConvState:
+        return ConvState(self.conv.weight.new_zeros(self._shape(batch, self.inputs, self.left)))
+
+    def step(self, x: Tensor, state: ConvState) -> tuple[Tensor, ConvState]:
+        held = torch.cat([state.frames, x], -1)
+        count = max(0, (held.shape[-1] - self.kernel) // self.stride + 1)
+        rest = ConvState(held[..., count * self.stride :])
+        if count == 0:
+            shape = list(self._shape(x.shape[0], self.outputs, 0))
+            if self.frequencies is not None:
+                shape[2] = -(-self.frequencies // self.stride)
+            return held.new_zeros(shape), rest
+        return self.conv(held[..., : (count - 1) * self.stride + self.kernel]), rest
+
+    def flush(self, state: ConvState) -> Tensor:
+        shape = self._shape(state.frames.shape[0], self.inputs, self.right)
+        return self.step(state.frames.new_zeros(shape), state)[0]
+
+
+class Pointwise(Layer):
+    """A layer that treats every frame by itself; it holds nothing."""
+
+    def apply_frames(self, x: Tensor) -> Tensor:
+        """x (B, ..., T) to (B, ..., T), frame by frame."""
+        raise TypeError(f"{type(self).__name__} has no apply_frames")
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:  # noqa: ARG002
+        return self.apply_frames(x)
+
+    def init_state(self, batch: int) -> tuple[()]:  # noqa: ARG002
+        return ()
+
+    def step(self, x: Tensor, state: tuple[()]) -> tuple[Tensor, tuple[()]]:
+        return self.apply_frames(x), state
+
+    def flush(self, state: tuple[()]) -> Tensor | None:  # type: ignore[override]
+        return None
+
+
+class Norm(Pointwise):
+    """Layer normalisation over the channels of each frame (and band): (B, C, T) or (B, C, F, T).
+
+    Source: Ba, Kiros, Hinton, "Layer Normalization", 2016.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
+    def apply_frames(self, x: Tensor) -> Tensor:
+        return self.norm(x.movedim(1, -1)).movedim(-1, 1)  # type: ignore[no-any-return]
+
+
+class Activation(Pointwise):
+    """Rectified linear unit."""
+
+    def apply_frames(self, x: Tensor) -> Tensor:
+        return F.relu(x)
+
+
+class Flatten(Pointwise):
+    """Channels and bands to channels, then a linear map: (B, C, F, T) to (B, outputs, T)."""
+
+    def __init__(self, channels: int, frequencies: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels * frequencies, outputs)
+
+    def apply_frames(self, x: Tensor) -> Tensor:
+        return self.linear(x.flatten(1, 2).transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
+
+
+class Linear(Pointwise):
+    """A linear map of every frame's channels: (B, C, T) to (B, outputs, T)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+
+    def apply_frames(self, x: Tensor) -> Tensor:
+        return self.linear(x.transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
+
+
+class Dropout(Pointwise):
+    """Dropout in training, nothing in a stream."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def apply_frames(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.rate, self.training)
+
+
+class Stack(Layer):
+    """Layers in a row."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        for layer in layers:
+            self.right += layer.right * self.stride
+            self.stride *= layer.stride
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        for layer in self.layers:
+            lengths = layer.output_lengths(lengths)
+        return lengths
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, lengths)
+            lengths = layer.output_lengths(lengths)
+        return x
+
+    def init_state(self, batch: int) -> tuple[State, ...]:
+        return tuple(layer.init_state(batch) for layer in self.layers)
+
+    def step(self, x: Tensor, state: tuple[State, ...]) -> tuple[Tensor, tuple[State, ...]]:
+        following = []
+        for layer, held in zip(self.layers, state, strict=True):
+            x, held_next = layer.step(x, held)
+            following.append(held_next)
+        return x, tuple(following)
+
+    def flush(self, state: tuple[State, ...]) -> Tensor | None:  # type: ignore[override]
+        tail: Tensor | None = None
+        for layer, held in zip(self.layers, state, strict=True):
+            head: Tensor | None = None
+            if tail is not None:
+                head, held = layer.step(tail, held)
+            rest = layer.flush(held)
+            parts = [part for part in (head, rest) if part is not None]
+            tail = torch.cat(parts, -1) if parts else None
+        return tail
+
+
+class ResidualState(NamedTuple):
+    """The inner layers' state, and the inputs whose outputs are still to come, (B, C, ..., T)."""
+
+    inner: tuple[State, ...]
+    skipped: Tensor
+
+
+class Residual(Layer):
+    """x + inner(x), the skip path delayed by the inner layers' lookahead. Inner stride must be 1.
+
+    Source: He, Zhang, Ren, Sun, "Identity Mappings in Deep Residual Networks", 2016 (normalisation first).
+    """
+
+    def __init__(self, layers: Sequence[Layer], shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.inner = Stack(layers)
+        self.shape, self.right = shape, self.inner.right
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return x + self.inner(x, lengths)
+
+    def init_state(self, batch: int) -> ResidualState:
+        like = next(self.parameters())
+        return ResidualState(self.inner.init_state(batch), like.new_zeros(batch, *self.shape, 0))
+
+    def step(self, x: Tensor, state: ResidualState) -> tuple[Tensor, ResidualState]:
+        y, inner = self.inner.step(x, state.inner)
+        skipped = torch.cat([state.skipped, x], -1)
+        count = y.shape[-1]
+        return skipped[..., :count] + y, ResidualState(inner, skipped[..., count:])
+
+    def flush(self, state: ResidualState) -> Tensor | None:  # type: ignore[override]
+        y = self.inner.flush(state.inner)
+        return None if y is None else state.skipped + y
+
+
+class RnnState(NamedTuple):
+    """Hidden and cell state of a long short-term memory, each (B, C)."""
+
+    hidden: Tensor
+    cell: Tensor
+
+
+class Rnn(Layer):
+    """Long short-term memory over (B, C, T); in both directions, their outputs added, it cannot stream.
+
+    Source: Hochreiter, Schmidhuber, "Long Short-Term Memory", 1997; sum of directions: Amodei et al.,
+    "Deep Speech 2", 2016.
+    """
+
+    def __init__(self, channels: int, *, bidirectional: bool = False) -> None:
+        super().__init__()
+        self.channels, self.bidirectional = channels, bidirectional
+        self.ahead = nn.LSTM(channels, channels)
+        self.back = nn.LSTM(channels, channels) if bidirectional else None
+        for lstm in filter(None, (self.ahead, self.back)):
+            with torch.no_grad():
+                lstm.bias_ih_l0.zero_()
+                lstm.bias_hh_l0.zero_()
+                lstm.bias_ih_l0[channels : 2 * channels].fill_(1.0)  # remember by default
+                for gate in lstm.weight_hh_l0.chunk(4):
+                    nn.init.orthogonal_(gate)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        frames = x.permute(2, 0, 1)  # (T, B, C)
+        y = self.ahead(frames)[0]
+        if self.back is not None:
+            order = reversal(lengths, x.shape[-1]).t()[..., None].expand_as(frames)  # (T, B, C)
+            y = y + self.back(frames.gather(0, order))[0].gather(0, order)
+        return y.permute(1, 2, 0)
+
+    def init_state(self, batch: int) -> RnnState:
+        if self.bidirectional:
+            raise TypeError("a bidirectional layer cannot stream")
+        zeros = self.ahead.weight_hh_l0.new_zeros(batch, self.channels)
+        return RnnState(zeros, zeros)
+
+    def step(self, x: Tensor, state: RnnState) -> tuple[Tensor, RnnState]:
+        if x.shape[-1] == 0:
+            return x, state
+        y, (hidden, cell) = self.ahead(x.permute(2, 0, 1), (state.hidden[None], state.cell[None]))
+        return y.permute(1, 2, 0), RnnState(hidden[0], cell[0])
+
+    def flush(self, state: RnnState) -> Tensor | None:  # type: ignore[override]  # noqa: ARG002
+        return None
+
+
+def reversal(lengths: Tensor, frames: int) -> Tensor:
+    """Indices (B, frames) that reverse the first `lengths` frames of each row and leave the rest in place."""
+    at = torch.arange(frames, device=lengths.device)[None]
+    return torch.where(at < lengths[:, None], lengths[:, None] - 1 - at, at)
+
+
+def lookahead(channels: int, frames: int) -> Conv:
+    """Row convolution: every channel looks `frames` frames ahead (Amodei et al., "Deep Speech 2", 2016, section 3.7)."""
+    return Conv(channels, channels, frames + 1, right=frames, groups=channels)

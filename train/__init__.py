@@ -1,0 +1,1 @@
+"""The training recipe; not part of the installed package."""

@@ -1,0 +1,196 @@
+"""Utterances in memory-mapped 16-bit samples, and deterministic batches by seconds."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from streamasr.text import Vocab
+from train.augment import RATE_HZ, Samples, augment_samples
+from train.config import AugmentConfig, DataConfig
+from train.manifest import Skips, Utterance, read_manifest
+
+
+def cache_root() -> Path:
+    """Where decoded corpora and runs live: $STREAMASR_CACHE, else ~/.cache/streamasr."""
+    return Path(os.environ.get("STREAMASR_CACHE", Path.home() / ".cache" / "streamasr"))
+
+
+def _decode(path: Path) -> NDArray[np.int16] | None:
+    try:
+        samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError):
+        return None
+    mono = samples.mean(1)
+    if rate_hz != RATE_HZ:
+        mono = soxr.resample(mono, rate_hz, RATE_HZ)
+    if not np.isfinite(mono).all():
+        return None
+    return (np.clip(mono, -1, 1) * 32767).astype(np.int16)
+
+
+class Corpus:
+    """A manifest's utterances, decoded once into one file of 16-bit samples that is mapped into memory."""
+
+    def __init__(self, manifest: Path, longest_s: float, *, workers: int = 2) -> None:
+        self.skips = Skips()
+        listed = read_manifest(manifest, longest_s=longest_s, skips=self.skips)
+        file = manifest / "manifest.tsv" if manifest.is_dir() else manifest
+        stamp = f"{file.resolve()}\0{file.stat().st_mtime_ns}\0{longest_s}"
+        base = cache_root() / "pcm" / hashlib.sha256(stamp.encode()).hexdigest()[:20]
+        if not base.with_suffix(".npy").exists():
+            self._build(base, listed, workers)
+        ends = np.load(base.with_suffix(".npy"))
+        starts = np.concatenate([[0], ends[:-1]])
+        size = int(ends[-1]) if len(ends) else 0
+        self._samples = np.memmap(base.with_suffix(".pcm"), np.int16, "r", shape=(size,)) if size else np.zeros(0, np.int16)
+        self.utterances: list[Utterance] = []
+        self._spans: list[tuple[int, int]] = []
+        for utterance, start, end in zip(listed, starts, ends, strict=True):
+            span = self._samples[start:end]
+            if end == start:
+                self.skips.add("audio that cannot be decoded", utterance.path.name)
+            elif int(np.abs(span[:: max(1, len(span) // 4000)]).max()) < 8:
+                self.skips.add("silent", utterance.path.name)
+            else:
+                self.utterances.append(utterance)
+                self._spans.append((int(start), int(end)))
+
+    @staticmethod
+    def _build(base: Path, listed: list[Utterance], workers: int) -> None:
+        base.parent.mkdir(parents=True, exist_ok=True)
+        ends, total = [], 0
+        partial = base.with_suffix(f".{os.getpid()}.part")
+        with partial.open("wb") as out, ThreadPoolExecutor(workers) as pool:
+            for samples in pool.map(_decode, [u.path for u in listed]):
+                if samples is not None:
+                    out.write(samples.tobytes())
+                    total += len(samples)
+                ends.append(total)
+        partial.replace(base.with_suffix(".pcm"))
+        index = base.with_suffix(f".{os.getpid()}.npy")
+        np.save(index, np.array(ends, np.int64))
+        index.replace(base.with_suffix(".npy"))
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def seconds(self, index: int) -> float:
+        """Seconds of one utterance, by its samples."""
+        start, end = self._spans[index]
+        return (end - start) / RATE_HZ
+
+    def samples(self, index: int) -> Samples:
+        """Samples of one utterance, (S,) in -1..1."""
+        start, end = self._spans[index]
+        return self._samples[start:end].astype(np.float32) / 32768.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded utterances. `samples` (B, S), `lengths` (B,) samples, `targets` concatenated, `target_lengths` (B,)."""
+
+    samples: Tensor
+    lengths: Tensor
+    targets: Tensor
+    target_lengths: Tensor
+    seconds: float
+
+
+class Batches:
+    """Batches of a run: a function of the seed and the epoch alone, so that a resumed run sees the same ones."""
+
+    def __init__(
+        self, corpora: list[Corpus], config: DataConfig, augment: AugmentConfig | None, vocab: Vocab, seed: int
+    ) -> None:
+        self.corpora, self.config, self.augment, self.vocab, self.seed = corpora, config, augment, vocab, seed
+        self.items = [(c, i) for c, corpus in enumerate(corpora) for i in range(len(corpus))]
+        self.lengths = np.array([corpora[c].seconds(i) for c, i in self.items])
+        weights = list(config.weights) + [1.0] * (len(corpora) - len(config.weights))
+        self.weights = np.array([weights[c] for c, _ in self.items])
+
+    def plan(self, epoch: int) -> list[list[int]]:
+        """Item numbers of every batch of an epoch, in order."""
+        rng = np.random.default_rng([self.seed, epoch])
+        copies = np.floor(self.weights + rng.random(len(self.items))).astype(int)
+        chosen = np.repeat(np.arange(len(self.items)), copies)
+        lengths = self.lengths[chosen] * np.exp(rng.normal(0, 0.08, len(chosen)))
+        plan: list[list[int]] = []
+        batch: list[int] = []
+        longest = 0.0
+        for at in np.argsort(lengths):
+            item = int(chosen[at])
+            longest_then = max(longest, self.lengths[item])
+            if batch and longest_then * (len(batch) + 1) > self.config.batch_s:
+                plan.append(batch)
+                batch, longest_then = [], self.lengths[item]
+            batch.append(item)
+            longest = longest_then
+        if batch:
+            plan.append(batch)
+        if epoch >= self.config.short_first_epochs:
+            order = rng.permutation(len(plan))
+            plan = [plan[i] for i in order]
+        return plan
+
+    def _utterance(self, epoch: int, item: int) -> tuple[Samples, str]:
+        corpus, index = self.items[item]
+        samples, text = self.corpora[corpus].samples(index), self.corpora[corpus].utterances[index].text
+        if self.augment is None:
+            return samples, text
+        rng = np.random.default_rng([self.seed, epoch, item])
+        if rng.random() < self.config.join_chance:
+            other_corpus, other = self.items[int(rng.integers(len(self.items)))]
+            addition = self.corpora[other_corpus].samples(other)
+            if (len(samples) + len(addition)) / RATE_HZ < self.config.join_longest_s:
+                pause = np.zeros(int(rng.uniform(0.05, 0.8) * RATE_HZ), np.float32)
+                samples = np.concatenate([samples, pause, addition])
+                text = f"{text} {self.corpora[other_corpus].utterances[other].text}"
+        other_corpus, other = self.items[int(rng.integers(len(self.items)))]
+        return augment_samples(samples, self.corpora[other_corpus].samples(other), self.augment, rng), text
+
+    def make(self, epoch: int, items: list[int]) -> Batch:
+        """Read, augment and pad the utterances of one batch."""
+        pairs = [self._utterance(epoch, item) for item in items]
+        lengths = torch.tensor([len(samples) for samples, _ in pairs])
+        padded = torch.zeros(len(pairs), int(lengths.max()))
+        for row, (samples, _) in enumerate(pairs):
+            padded[row, : len(samples)] = torch.from_numpy(samples)
+        tokens = [self.vocab.encode(text) for _, text in pairs]
+        return Batch(
+            padded,
+            lengths,
+            torch.tensor([t for line in tokens for t in line]),
+            torch.tensor([len(line) for line in tokens]),
+            float(lengths.sum()) / RATE_HZ,
+        )
+
+    def from_position(self, epoch: int, position: int) -> Iterator[tuple[int, int, Batch]]:
+        """Batches for ever from (epoch, position in the epoch) on, prepared one ahead in another thread."""
+        with ThreadPoolExecutor(1) as pool:
+            waiting = None
+            while True:
+                plan = self.plan(epoch)
+                for at in range(position, len(plan)):
+                    following = pool.submit(self.make, epoch, plan[at])
+                    if waiting is not None:
+                        yield waiting[0], waiting[1], waiting[2].result()
+                    waiting = (epoch, at, following)
+                epoch, position = epoch + 1, 0
+
+
+def rng_of(*keys: int) -> Generator:
+    """A generator that depends on the keys alone."""
+    return np.random.default_rng(list(keys))
