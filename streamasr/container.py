@@ -67,9 +67,7 @@ def missing_s(file: soundfile.SoundFile, path: Path) -> float:
     """
     if file.format == "OGG":
         return 0.0 if _ogg_is_whole(path) else math.inf
-    log = re.search(
-        r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*:\s*(\d+) \(should be (\d+)\)", file.extra_info, re.M
-    )
+    log = LENGTHS.search(file.extra_info)
     if not log or not file.frames:
         return 0.0
     promised, actual = int(log[1]), int(log[2])
