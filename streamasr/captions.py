@@ -41,9 +41,10 @@ class Status:
 
 
 class Display(Protocol):
-    """Where captions go. `closed` turns true when nobody can read them any more."""
+    """Where captions go. `closed` turns true when nobody can read them any more; few show partials."""
 
     closed: bool
+    wants_partials: bool
 
     def event(self, event: Event) -> None:
         """Take an event in; it shows at once or at the next `draw`."""
@@ -51,8 +52,8 @@ class Display(Protocol):
     def note(self, line: str) -> None:
         """Tell the reader something beside the captions."""
 
-    def draw(self, status: Status, tentative: str | None = None) -> None:
-        """Bring the display up to date; `tentative` replaces the uncommitted words of the last partial."""
+    def draw(self, status: Status) -> None:
+        """Bring the display up to date."""
 
     def close(self) -> None:
         """Leave the terminal as it was found."""
@@ -77,6 +78,8 @@ class View:
 class Terminal:
     """Captions on a terminal."""
 
+    wants_partials = True
+
     def __init__(self, console: Console | None = None, hint: str = "") -> None:
         self.closed = False
         self._console = console or Console(highlight=False, markup=False, emoji=False)
@@ -99,11 +102,8 @@ class Terminal:
     def note(self, line: str) -> None:
         self._above.append(Text(line, style="yellow"))
 
-    def draw(self, status: Status, tentative: str | None = None) -> None:
-        partial = self._partial
-        if partial and tentative is not None:
-            partial = Partial(partial.committed, tentative, partial.start_s, partial.end_s)
-        view = self._rendered(View(partial, status, self._hint)).removesuffix("\n")
+    def draw(self, status: Status) -> None:
+        view = self._rendered(View(self._partial, status, self._hint)).removesuffix("\n")
         up = view.count("\n")
         self._write(f"\r{ERASE_BELOW}{self._scrolled()}{view}\r" + (f"\x1b[{up}A" if up else ""))
 
@@ -143,6 +143,8 @@ class Terminal:
 class Plain:
     """One line for each final on standard output, flushed at once; notes on standard error."""
 
+    wants_partials = False
+
     def __init__(self) -> None:
         self.closed = False
 
@@ -159,7 +161,7 @@ class Plain:
             sys.stderr.write(f"streamasr: {line}\n")
             sys.stderr.flush()
 
-    def draw(self, status: Status, tentative: str | None = None) -> None:
+    def draw(self, status: Status) -> None:
         pass
 
     def close(self) -> None:

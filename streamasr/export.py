@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Protocol
 
 from streamasr.errors import OutputError
 from streamasr.events import Event, Final, Partial, SpeechStarted, Word
@@ -30,6 +30,19 @@ class Cue(NamedTuple):
     start_s: float
     end_s: float
     lines: tuple[str, ...]
+
+
+class Format(Protocol):
+    """How events become text, `header` first."""
+
+    @property
+    def header(self) -> str:
+        """What a file begins with."""
+        ...
+
+    def write(self, event: Event) -> str:
+        """What to append for this event, or nothing."""
+        ...
 
 
 class Text:
@@ -90,7 +103,6 @@ class Vtt:
         return "".join(parts)
 
 
-Format = Text | Srt | Vtt | JsonLines
 FORMATS: dict[str, Callable[[], Format]] = {"txt": Text, "srt": Srt, "vtt": Vtt, "jsonl": JsonLines}
 
 
@@ -103,14 +115,15 @@ class Saver:
     Args:
         path: the file; its extension is the format.
         overwrite: replace a file that has something in it already.
+        form: the format, where the extension does not name it.
 
     Raises:
         OutputError: an unknown extension, a file that cannot be written, or one that has something in it.
     """
 
-    def __init__(self, path: str | Path, overwrite: bool = False) -> None:
+    def __init__(self, path: str | Path, overwrite: bool = False, form: Format | None = None) -> None:
         self.path = Path(path).expanduser()
-        self._format = format_of(self.path)
+        self._format = form or format_of(self.path)
         self._missing = b""
         self._failed = False
         self._length = 0

@@ -57,16 +57,6 @@ def test_finals_scroll_up_and_stay() -> None:
     assert screen.cursor_visible
 
 
-def test_a_peek_replaces_the_tentative_words_only() -> None:
-    screen = Screen()
-    shown = terminal(screen)
-    shown.event(Partial("the quick ", "bro", 0.0, 1.0))
-    shown.draw(STATUS, tentative="brown fox")
-    assert screen.rows[0] == "the quick brown fox"
-    shown.draw(STATUS)
-    assert screen.rows[0] == "the quick bro"
-
-
 def test_of_a_long_partial_the_last_rows_are_shown() -> None:
     screen = Screen()
     shown = terminal(screen)

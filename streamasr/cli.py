@@ -1,0 +1,181 @@
+"""The command line: one parser, one verb a module in `verbs`, and one line for everything that goes wrong.
+
+Nothing heavy is imported here: each verb imports what it needs when it runs, so that the microphone is open before
+torch is loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import importlib.metadata
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from streamasr.errors import StreamasrError
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+
+EXAMPLES = """examples:
+  streamasr listen                                       captions from the default microphone
+  streamasr listen --save talk.srt --save talk.txt       and into files, as they come
+  streamasr transcribe interview.mp3 --format srt        a file as fast as possible
+  streamasr doctor                                       what works here, and what to do about the rest
+
+Each verb has its own help: streamasr VERB --help
+"""
+
+LISTEN = """examples:
+  streamasr listen                                   the default microphone; Ctrl-C stops
+  streamasr listen --device "USB Audio"              by name, part of a name, or number (see: streamasr devices)
+  streamasr listen --source talk.flac --realtime     a file, as if it were spoken now
+  ffmpeg -loglevel error -i talk.mp4 -f s16le -ac 1 -ar 16000 - | streamasr listen --source -
+  streamasr listen --save talk.srt | tee talk.txt    one line for each caption where the output is no terminal
+"""
+
+TRANSCRIBE = """examples:
+  streamasr transcribe talk.wav                      one line for each utterance
+  streamasr transcribe talk.wav --format json        with the times of the words
+  streamasr transcribe *.mp3 --format srt --output subtitles
+"""
+
+EVALUATE = """The manifest has one utterance a line, tab-separated: audio path (relative to the manifest), seconds,
+speaker, text.
+
+examples:
+  streamasr evaluate corpus/dev/manifest.tsv
+  streamasr evaluate corpus/dev/manifest.tsv --json | jq .wer
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 1 for an error, 2 for wrong usage, 130 when interrupted."""
+    root = parser()
+    options = root.parse_args(arguments)
+    if options.verb == "listen" and (fault := _misuse(options)):
+        root.error(fault)
+    try:
+        status: int = importlib.import_module(f"streamasr.verbs.{options.verb}").run(options)
+    except StreamasrError as error:
+        status = _complain(str(error), options.debug)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has enough
+        status = 0
+    except Exception as error:
+        line = f"unexpected {type(error).__name__}: {error}".splitlines()[0]
+        status = _complain(f"{line} (a defect: please report it with what --debug shows)", options.debug)
+    _leave_quietly()
+    return status
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    engine = argparse.ArgumentParser(add_help=False)
+    group = engine.add_argument_group("recogniser")
+    group.add_argument("--model", metavar="NAME", help="an installed model (see: streamasr models) or a directory")
+    group.add_argument("--beam", metavar="N", type=_positive, help="hypotheses kept by the decoder; 1 is greedy")
+    group.add_argument("--compute", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+
+    root = argparse.ArgumentParser(
+        prog="streamasr",
+        description="Live captions on your own machine.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    root.add_argument("--version", action="version", version=f"streamasr {importlib.metadata.version('streamasr')}")
+    verbs = root.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def verb(name: str, summary: str, *parents: argparse.ArgumentParser, examples: str = "") -> argparse.ArgumentParser:
+        return verbs.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            parents=[*parents, common],
+        )
+
+    _listen(verb("listen", "captions from a microphone, a file or a pipe, live", engine, examples=LISTEN))
+    _transcribe(verb("transcribe", "write down what is said in sound files", engine, examples=TRANSCRIBE))
+    devices = verb("devices", "list the microphones")
+    devices.add_argument("--json", action="store_true", help="one JSON array")
+    models = verb("models", "list the installed models")
+    models.add_argument("--json", action="store_true", help="one JSON array")
+    evaluate = verb("evaluate", "measure word and character errors on a manifest", engine, examples=EVALUATE)
+    evaluate.add_argument("manifest", metavar="MANIFEST", type=Path)
+    evaluate.add_argument("--json", action="store_true", help="one JSON object")
+    doctor = verb("doctor", "check audio, model, GPU and versions, and say what to do", engine)
+    doctor.add_argument("--json", action="store_true", help="one JSON array")
+    doctor.add_argument("--fix", action="store_true", help="install PortAudio if it is missing and that is permitted")
+    return root
+
+
+def _listen(verb: argparse.ArgumentParser) -> None:
+    source = verb.add_argument_group("source")
+    source.add_argument("--source", metavar="WHAT", default="mic", help="mic (default), a sound file, or - for raw PCM")
+    source.add_argument("--device", metavar="NAME", help="microphone: number, name or part of a name")
+    source.add_argument("--realtime", action="store_true", help="play a file at the pace of speech")
+    source.add_argument("--rate", metavar="HZ", type=_positive, help="of raw PCM (default: 16000)")
+    source.add_argument("--encoding", choices=("s16le", "f32le"), help="of raw PCM (default: s16le)")
+    source.add_argument("--channels", metavar="N", type=_positive, help="of raw PCM (default: 1)")
+    output = verb.add_argument_group("output")
+    output.add_argument(
+        "--save", metavar="FILE", type=Path, action="append", default=[], help=".txt, .srt, .vtt or .jsonl; repeatable"
+    )
+    output.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    output.add_argument("--plain", action="store_true", help="one line for each caption, as where there is no terminal")
+
+
+def _misuse(options: argparse.Namespace) -> str:
+    """What is wrong with the combination of options of `listen`, or nothing."""
+    if options.source != "-" and (options.rate or options.encoding or options.channels):
+        return "--rate, --encoding and --channels describe raw PCM: they need --source -"
+    if options.source != "mic" and options.device is not None:
+        return "--device names a microphone: leave --source out"
+    if options.source in ("mic", "-") and options.realtime:
+        return "--realtime paces a file: it needs --source FILE"
+    return ""
+
+
+def _transcribe(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("files", metavar="FILE", nargs="+", type=Path)
+    verb.add_argument("--format", choices=("text", "json", "srt", "vtt"), default="text", help="default: %(default)s")
+    verb.add_argument(
+        "--output", metavar="DIR", type=Path, help="write one file for each FILE there, not to the screen"
+    )
+    verb.add_argument("--overwrite", action="store_true", help="replace files that exist")
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return value
+
+
+def _complain(line: str, debug: bool) -> int:
+    with contextlib.suppress(OSError):
+        if debug:
+            traceback.print_exc()
+        sys.stderr.write(f"streamasr: {line}\n")
+    return FAILED
+
+
+def _leave_quietly() -> None:
+    """Flush; where nobody reads any more, keep the interpreter from complaining about it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,0 +1,45 @@
+"""What several verbs need: the recogniser that the options ask for, and columns of text."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from streamasr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from streamasr.engine import Engine
+
+
+def recogniser(options: argparse.Namespace) -> Engine:
+    """The engine for `--model`, `--beam` and `--compute`; imports torch.
+
+    Raises:
+        BundleError: the model cannot be loaded. ConfigError: there is no CUDA device.
+    """
+    import torch
+
+    from streamasr import bundle
+    from streamasr.config import BeamConfig
+    from streamasr.engine import Engine
+
+    if options.compute == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--compute cuda was given and there is no CUDA device", "cpu", "Leave the option out.")
+    model = bundle.load(options.model, options.compute)
+    beam = BeamConfig(width=options.beam) if options.beam else BeamConfig()
+    return Engine(model, beam=beam, device=options.compute)
+
+
+def write(text: str) -> None:
+    """To standard output, at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as aligned lines."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "".join(f"{line}\n" for line in lines)
