@@ -19,8 +19,11 @@ LENGTHS = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*:\s*(\d+) \(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what C libraries print on standard error (mpg123, ALSA, PortAudio) off the user's terminal."""
-    sys.stderr.flush()
+    """Keep what C libraries print on standard error (mpg123, ALSA, PortAudio) off the user's terminal.
+
+    It acts on the whole process. What Python itself prints on `sys.stderr` still arrives.
+    """
+    shown = sys.stderr
     try:
         kept = os.dup(2)
     except OSError:  # there is no standard error
@@ -28,11 +31,19 @@ def quiet() -> Iterator[None]:
         return
     try:
         with Path(os.devnull).open("wb") as nowhere:
+            if shown is sys.__stderr__ and shown is not None:
+                shown.flush()
+                sys.stderr = os.fdopen(
+                    os.dup(kept), "w", encoding=shown.encoding, errors="backslashreplace", buffering=1
+                )
             os.dup2(nowhere.fileno(), 2)
         yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+        if sys.stderr is not shown:
+            sys.stderr.close()
+            sys.stderr = shown
 
 
 def open_sound(path: Path) -> soundfile.SoundFile:
