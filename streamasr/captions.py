@@ -22,9 +22,9 @@ from streamasr.events import Event, Final, Partial
 
 ERASE_BELOW, HIDE_CURSOR, SHOW_CURSOR = "\x1b[J", "\x1b[?25l", "\x1b[?25h"
 LONGEST_ROWS = 6  # of words in progress
-METER_CELLS = 10
+METER_CELLS = 8
 METER_DB = (-60.0, 0.0)
-SOURCE_CELLS = 28
+SOURCE_CELLS = 16  # of the source's name are shown before another field is left out
 
 
 @dataclass(frozen=True)
@@ -169,22 +169,26 @@ class Plain:
 
 
 def _status_line(status: Status, width: int, ascii_only: bool) -> Text:
-    """One row; where it is narrow, the fields that matter less are left out."""
-    source = Text(status.source)
-    source.truncate(SOURCE_CELLS, overflow="ellipsis")
-    if ascii_only:
-        source = Text(source.plain.encode("ascii", "replace").decode())
-    head = Text.assemble(("* " if ascii_only else "● ", "red"), status.phase or source)
-    fields = [(9, head), (6, _meter(status.level_db, ascii_only))]
+    """One row; where it is narrow, the source is shortened and the fields that matter less are left out."""
+    fields = [(6, _meter(status.level_db, ascii_only))]
     if status.latency_s is not None:
         fields.append((5, Text(f"latency {status.latency_s:.1f} s")))
     if status.real_time_factor is not None:
         fields.append((3, Text(f"rtf {status.real_time_factor:.2f}")))
-    dropped = Text(f"dropped {status.dropped_s:.1f} s", style="bold red" if status.dropped_s else "")
-    fields += [(7 if status.dropped_s else 4, dropped), (8, Text(clock(status.elapsed_s)))]
-    while sum(len(text) + 2 for _, text in fields) - 2 > width and len(fields) > 1:
+    dropped = f"dropped {status.dropped_s:.1f} s" if status.dropped_s else "dropped 0 s"
+    fields.append((7, Text(dropped, style="bold red")) if status.dropped_s else (4, Text(dropped)))
+    fields.append((8, Text(clock(status.elapsed_s))))
+
+    def room() -> int:
+        return width - sum(len(text) + 2 for _, text in fields)
+
+    head = status.phase or status.source
+    needed = 2 + (len(head) if status.phase else min(len(head), SOURCE_CELLS))
+    while fields and room() < needed:
         fields.remove(min(fields, key=lambda field: field[0]))
-    line = Text("  ").join(text for _, text in fields)
+    name = Text(head.encode("ascii", "replace").decode() if ascii_only else head)
+    name.truncate(max(1, room() - 2), overflow="crop" if ascii_only else "ellipsis")
+    line = Text("  ").join([Text.assemble(("* " if ascii_only else "● ", "red"), name), *(text for _, text in fields)])
     line.truncate(width)
     line.no_wrap = True
     return line

@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamasr.audio import RATE_HZ
+from streamasr.audio import RATE_HZ, FileSource
 from streamasr.captions import Display, Status
 from streamasr.errors import OutputError, StreamasrError
 from streamasr.events import Event, Final, Overrun, Partial, SourceLost, SourceResumed
@@ -100,6 +101,7 @@ class Session:
     ) -> None:
         self.summary = Summary()
         self._source, self._loading, self._display = source, loading, display
+        self._label = Path(source.name).name if isinstance(source, FileSource) else source.name
         self._savers, self._stop, self._drains = list(savers), stop or threading.Event(), drains
         self._waiting: collections.deque[Block] = collections.deque()
         self._waiting_s = 0.0
@@ -209,13 +211,13 @@ class Session:
             self.summary.finals += bool(event.text.strip())
             self.summary.words += len(event.text.split())
         elif isinstance(event, Overrun):
-            if not self.summary.dropped_s:
+            if event.seconds and not self.summary.dropped_s:
                 self._display.note(f"audio was dropped ({event.reason}); the status line counts how much")
             self.summary.dropped_s += event.seconds
         elif isinstance(event, SourceLost):
-            self._display.note(f"{self._source.name} was lost ({event.reason}); trying to get it back")
+            self._display.note(f"the source was lost ({event.reason}); trying to get it back")
         elif isinstance(event, SourceResumed):
-            self._display.note(f"{self._source.name} is back after {event.gap_s:.1f} s")
+            self._display.note(f"the source is back after {event.gap_s:.1f} s")
         for saver in self._savers:
             try:
                 saver.write(event)
@@ -233,14 +235,21 @@ class Session:
         self._display.draw(
             Status(
                 phase=phase,
-                source=self._source.name,
+                source=self._label,
                 level_db=self._level_db,
                 elapsed_s=now - self._began,
-                latency_s=self._waiting_s + self._block_s + self._computing_s if self._engine else None,
+                latency_s=self._latency_s(),
                 real_time_factor=self._pace.real_time_factor,
                 dropped_s=self.summary.dropped_s,
             )
         )
+
+    def _latency_s(self) -> float | None:
+        """How long ago the last sample that was recognised was heard; None while nothing is recognised."""
+        if not self._block_s:
+            return None
+        held_s: float = getattr(self._source, "backlog_s", 0.0)
+        return held_s + self._waiting_s + self._block_s + self._computing_s
 
     def _peek(self, engine: Recogniser) -> Partial:
         """The last partial, its tentative words brought up to what was heard a moment ago."""

@@ -116,3 +116,13 @@ def blocks(seconds: float, block_s: float = 0.25) -> list[Block]:
     count = round(seconds / block_s)
     samples = np.full(round(block_s * RATE_HZ), 0.1, np.float32)
     return [Block(samples, number * block_s) for number in range(count)]
+
+
+def main() -> int:
+    """The command line with a fake engine: `python -c "from tests import fakes; fakes.main()" listen ...`."""
+    from streamasr import bundle, cli
+    from streamasr.verbs import shared
+
+    bundle.find = lambda name: name
+    shared.recogniser = lambda options: FakeEngine()
+    return cli.main()

@@ -11,12 +11,13 @@ TOKEN = re.compile(r"\x1b\[(\??)([\d;]*)([A-Za-z])|([\r\n])|([^\x1b\r\n])")
 class Screen(io.StringIO):
     """Give it to a rich Console as its file; `rows` are read as a person would read them.
 
-    Narrowing rewraps the rows as modern terminals do, and the cursor stays with its line.
+    Narrowing rewraps the rows as modern terminals do, and the cursor stays with its line. `strict`: nothing is written
+    in the last column, where terminals differ.
     """
 
-    def __init__(self, width: int = 80, height: int = 24) -> None:
+    def __init__(self, width: int = 80, height: int = 24, strict: bool = True) -> None:
         super().__init__()
-        self.width, self.height = width, height
+        self.width, self.height, self.strict = width, height, strict
         self.lines: list[list[tuple[str, bool]]] = [[]]  # (letter, dim), scrollback included
         self.row = self.column = 0
         self.cursor_visible = True
@@ -36,7 +37,11 @@ class Screen(io.StringIO):
     def _obey(self, private: str, number: str, command: str, control: str, letter: str) -> None:
         line = self.lines[self.row]
         if letter:
-            assert self.column < self.width - 1, "the last column differs between terminals"
+            assert self.column < self.width - 1 or not self.strict, "written in the last column"
+            if self.column == self.width:
+                self._obey("", "", "", "\r", "")
+                self._obey("", "", "", "\n", "")
+                line = self.lines[self.row]
             line += [(" ", False)] * (self.column - len(line))
             line[self.column : self.column + 1] = [(letter, self._dim)]
             self.column += 1

@@ -174,8 +174,8 @@ def test_events_of_the_source_are_told_in_order_and_counted(tmp_path: Path) -> N
     summary = Session(FakeSource(audio), Loading(FakeEngine), display, [saver]).run()
     assert summary.dropped_s == 0.75
     assert [note.split(" (")[0].split(";")[0] for note in display.notes] == [
-        "a fake was lost",
-        "a fake is back after 2.5 s",
+        "the source was lost",
+        "the source is back after 2.5 s",
         "audio was dropped",
     ]
     assert [event for event in display.events if isinstance(event, SourceLost | SourceResumed)] == list(events[:2])

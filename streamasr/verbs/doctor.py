@@ -85,21 +85,19 @@ def _sound_files(name: str, _: argparse.Namespace) -> Check:
 
 
 def _portaudio(name: str, _: argparse.Namespace) -> Check:
-    try:
-        import sounddevice
-    except OSError as error:
-        return Check(name, FAILED, str(error), f"Run: {system.advice(['portaudio'])}")
-    return Check(name, FINE, str(sounddevice.get_portaudio_version()[1]).split(",")[0])
+    from streamasr.devices import portaudio
+
+    return Check(name, FINE, str(portaudio().get_portaudio_version()[1]).split(",")[0])
 
 
 def _microphone(name: str, _: argparse.Namespace) -> Check:
-    from streamasr.mic import list_devices
+    from streamasr.devices import list_devices
 
     devices = list_devices()
     if not devices:
         advice = "Plug one in, or permit access to it; `listen` plays a recording meanwhile. Files and pipes work."
         return Check(name, NOTE, "none", advice)
-    default = next((device for device in devices if device.is_default), devices[0])
+    default = next((device for device in devices if device.default), devices[0])
     return Check(name, FINE, f"{default.name}; {len(devices)} in all (see: streamasr devices)")
 
 

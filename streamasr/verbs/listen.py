@@ -22,8 +22,6 @@ from streamasr.export import Saver
 from streamasr.live import Loading, Session, Summary
 from streamasr.verbs import shared
 
-HINT = "Listening. Speak; Ctrl-C stops."
-
 
 def run(options: argparse.Namespace) -> int:
     """Listen until the source ends or somebody stops it."""
@@ -38,7 +36,8 @@ def run(options: argparse.Namespace) -> int:
             raise
         loading = Loading(functools.partial(shared.recogniser, options))
         display = _display(options)
-        display.note(notice or f"listening to {source.name}; Ctrl-C stops")
+        if notice or isinstance(display, Plain):
+            display.note(notice or f"listening to {source.name}; Ctrl-C stops")
         session = Session(source, loading, display, savers, stop, drains=not isinstance(source, FileSource))
         try:
             session.run()
@@ -96,7 +95,9 @@ def _source(options: argparse.Namespace) -> tuple[Source, str]:
 
 def _display(options: argparse.Namespace) -> Display:
     capable = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
-    return Plain() if options.plain or not capable else Terminal(hint=HINT)
+    if options.plain or not capable:
+        return Plain()
+    return Terminal(hint="Listening. Speak; Ctrl-C stops." if options.source == "mic" else "Listening. Ctrl-C stops.")
 
 
 @contextlib.contextmanager
