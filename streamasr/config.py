@@ -37,12 +37,26 @@ class FeatureConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The network: see `model`. `lookahead` counts output frames of the row convolution (0 in the offline variant)."""
+    """The network: see `model`.
+
+    Attributes:
+        channels, blocks: channels of the residual CNN, residual blocks at each of its two resolutions.
+        rnn, size, layers: kind ("lstm" or "gated"), channels and number of the recurrent layers.
+        context: kernel of the depthwise convolution before each of them (0: none).
+        context_ahead: in how many of them, the first ones, it looks one frame ahead.
+        lookahead: output frames that the row convolution looks ahead (0: none).
+        bidirectional: the offline variant.
+        dropout: rate after every recurrent layer, in training.
+        intermediate: the recurrent layer that feeds a second CTC head in training (0: none).
+    """
 
     channels: int = 32
     blocks: int = 1
+    rnn: str = "lstm"
     size: int = 512
     layers: int = 3
+    context: int = 0
+    context_ahead: int = 0
     lookahead: int = 4
     bidirectional: bool = False
     dropout: float = 0.0
@@ -51,11 +65,16 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BeamConfig:
-    """The CTC prefix beam: see `ctc`. `width` 1 is greedy; `prune` leaves out tokens below this log-probability."""
+    """The CTC prefix beam: see `ctc`.
+
+    `width` 1 is greedy. `prune` leaves out tokens below this log-probability, `drop` hypotheses below this log-share of
+    the best; `tail_s` is the longest that text may stay tentative.
+    """
 
     width: int = 8
     prune: float = -12.0
     tail_s: float = 4.0
+    drop: float = -20.0
 
 
 @dataclasses.dataclass(frozen=True)

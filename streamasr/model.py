@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from streamasr.config import FeatureConfig, ModelConfig
+from streamasr.errors import ConfigError
 from streamasr.features import FeatureState, LogMel
 from streamasr.layers import (
     Activation,
     Conv,
     Dropout,
     Flatten,
+    GatedRnn,
     Layer,
     Linear,
     Norm,
@@ -39,11 +41,19 @@ def _residual_2d(channels: int, frequencies: int) -> Residual:
     return Residual([Norm(channels), Activation(), conv(), Norm(channels), Activation(), conv()], (channels, frequencies))
 
 
-def _residual_rnn(size: int, dropout: float, bidirectional: bool) -> Residual:
-    layers: list[Layer] = [Norm(size), Rnn(size, bidirectional=bidirectional)]
-    if dropout:
-        layers.append(Dropout(dropout))
-    return Residual(layers, (size,))
+def _residual_rnn(config: ModelConfig, index: int) -> Residual:
+    layers: list[Layer] = [Norm(config.size)]
+    if config.context:
+        kernel = config.context
+        right = kernel // 2 if config.bidirectional else int(index < config.context_ahead)
+        layers.append(Conv(config.size, config.size, kernel, right=right, groups=config.size))
+    kinds = {"lstm": Rnn, "gated": GatedRnn}
+    if config.rnn not in kinds:
+        raise ConfigError(f"the model has rnn = {config.rnn!r}", f"one of {', '.join(kinds)}", "Correct the config.")
+    layers.append(kinds[config.rnn](config.size, bidirectional=config.bidirectional))
+    if config.dropout:
+        layers.append(Dropout(config.dropout))
+    return Residual(layers, (config.size,))
 
 
 class AsrModel(nn.Module):
@@ -63,7 +73,7 @@ class AsrModel(nn.Module):
         front += [Norm(c), Activation(), Conv(c, c, 3, stride=2, right=1, frequencies=half)]
         front += [_residual_2d(c, quarter) for _ in range(config.blocks)]
         front += [Norm(c), Activation(), Flatten(c, quarter, config.size)]
-        rnns: list[Layer] = [_residual_rnn(config.size, config.dropout, config.bidirectional) for _ in range(config.layers)]
+        rnns: list[Layer] = [_residual_rnn(config, index) for index in range(config.layers)]
         head: list[Layer] = [Norm(config.size)]
         if config.lookahead:
             head += [lookahead(config.size, config.lookahead), Activation()]

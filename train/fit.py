@@ -204,7 +204,7 @@ def fit(config: TrainConfig, *, start_from: Path | None = None, runs: Path | Non
         optimiser.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         norm = float(nn.utils.clip_grad_norm_(network.parameters(), config.optimiser.clip))
-        if math.isfinite(norm) and math.isfinite(float(total)):
+        if math.isfinite(norm) and math.isfinite(float(total.detach())):
             optimiser.step()
             decay = min(config.optimiser.ema, (1 + step) / (10 + step))
             with torch.no_grad():
@@ -216,7 +216,7 @@ def fit(config: TrainConfig, *, start_from: Path | None = None, runs: Path | Non
         step, epoch, position = step + 1, batch_epoch, at + 1
         heard_h += batch.seconds / 3600
         trained_s += time.monotonic() - began
-        sums["loss"] += float(loss) * tokens
+        sums["loss"] += float(loss.detach()) * tokens
         sums["tokens"] += tokens
         sums["seconds"] += batch.seconds
         sums["norm"] += norm

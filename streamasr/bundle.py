@@ -1,0 +1,202 @@
+"""Models on disk: `<name>/{config.json, tokens.txt, weights.safetensors, CARD.md, SHA256SUMS}`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from streamasr.config import FeatureConfig, ModelConfig, from_mapping, to_mapping
+from streamasr.errors import BundleError, ChecksumError, ConfigError
+from streamasr.text import Vocab
+
+if TYPE_CHECKING:
+    from streamasr.model import AsrModel
+
+DEFAULT_NAME = "small"
+FORMAT = 1
+CHECKED = ("config.json", "tokens.txt", "weights.safetensors")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model ready to run. `facts` is what config.json tells of its training."""
+
+    name: str
+    path: Path
+    model: AsrModel
+    feature_config: FeatureConfig
+    model_config: ModelConfig
+    vocab: Vocab
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What can be said of a bundle without loading its weights."""
+
+    name: str
+    path: Path
+    streaming: bool
+    lookahead_ms: float
+    parameters: int
+    megabytes: float
+    facts: Mapping[str, Any]
+
+
+def folders() -> list[Path]:
+    """Where bundles are looked for, in order: $STREAMASR_MODELS, the installed package, the repository."""
+    here = Path(__file__).resolve().parent
+    named = [Path(p) for p in os.environ.get("STREAMASR_MODELS", "").split(os.pathsep) if p]
+    return [*named, here / "_models", here.parent / "models"]
+
+
+def find(name_or_path: str | None) -> Path:
+    """The directory of a bundle, by name or path; None means the default.
+
+    Raises:
+        BundleError: there is none; the known ones are listed.
+    """
+    wanted = name_or_path or DEFAULT_NAME
+    for candidate in [*(folder / wanted for folder in folders()), Path(wanted)]:
+        if (candidate / "config.json").is_file():
+            return candidate
+    known = ", ".join(sorted({summary.name for summary in available()})) or "none is installed"
+    raise BundleError(f"there is no model {wanted!r}", f"one of: {known}", "Give a name or a directory with --model.")
+
+
+def available() -> list[Summary]:
+    """Every acoustic model that can be found, the first of each name."""
+    found: dict[str, Summary] = {}
+    for folder in folders():
+        for path in sorted(folder.glob("*/config.json")):
+            content = _read_config(path)
+            if content.get("kind") == "acoustic" and path.parent.name not in found:
+                facts = content.get("facts", {})
+                found[path.parent.name] = Summary(
+                    path.parent.name,
+                    path.parent,
+                    not content.get("model", {}).get("bidirectional", False),
+                    float(facts.get("lookahead_ms", 0)),
+                    int(facts.get("parameters", 0)),
+                    sum(f.stat().st_size for f in path.parent.iterdir() if f.is_file()) / 1e6,
+                    facts,
+                )
+    return list(found.values())
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read ({error})", "a JSON object", "Install the model again.") from None
+    if not isinstance(content, dict):
+        raise BundleError(f"{path} holds a {type(content).__name__}", "a JSON object", "Install the model again.")
+    return content
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def verify(path: Path, files: tuple[str, ...] = CHECKED) -> None:
+    """Compare the files of a bundle with SHA256SUMS.
+
+    Raises:
+        ChecksumError: a sum that differs; BundleError: a file that is missing.
+    """
+    try:
+        lines = (path / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        raise BundleError(f"{path} has no SHA256SUMS", "a released model", "Install the model again.") from None
+    sums = {name.lstrip(" *"): value for value, _, name in (line.partition(" ") for line in lines)}
+    for name in files:
+        if not (path / name).is_file():
+            raise BundleError(f"{path} has no {name}", ", ".join(files), "Install the model again.")
+        if (got := digest(path / name)) != sums.get(name):
+            raise ChecksumError(
+                f"{path / name} has the checksum {got[:12]}…",
+                f"{sums.get(name, 'none listed')[:12]}…",
+                "The file is damaged or was changed; install the model again.",
+            )
+
+
+def load(name_or_path: str | None = None, device: str = "cpu") -> Bundle:
+    """Load a model by name or directory; None means the default.
+
+    Raises:
+        BundleError: not found or not readable. ChecksumError: damaged weights. ConfigError: an unknown key.
+    """
+    path = find(name_or_path)
+    verify(path)
+    content = _read_config(path / "config.json")
+    if content.get("format") != FORMAT:
+        raise BundleError(
+            f"{path / 'config.json'} has the format {content.get('format')!r}", f"format {FORMAT}", "Update streamasr."
+        )
+    unknown = set(content) - {"format", "kind", "features", "model", "facts"}
+    if unknown:
+        raise ConfigError(
+            f"{path / 'config.json'} has the unknown key {sorted(unknown)[0]!r}",
+            "format, kind, features, model, facts",
+            "Remove the key.",
+        )
+    features = from_mapping(FeatureConfig, content.get("features", {}), f"{path / 'config.json'} [features]")
+    config = from_mapping(ModelConfig, content.get("model", {}), f"{path / 'config.json'} [model]")
+    vocab = Vocab(tuple((path / "tokens.txt").read_text(encoding="utf-8").split("\n")[:-1]))
+
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from streamasr.model import AsrModel
+
+    model = AsrModel(features, config, len(vocab))
+    try:
+        weights = {name: tensor.float() for name, tensor in load_file(path / "weights.safetensors").items()}
+        model.load_state_dict(weights)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise BundleError(
+            f"{path / 'weights.safetensors'} does not fit its config ({first})", "", "Install the model again."
+        ) from None
+    model = model.to(device).eval().requires_grad_(False)
+    return Bundle(path.name, path, model, features, config, vocab, content.get("facts", {}))
+
+
+def save(
+    path: Path,
+    model: AsrModel,
+    features: FeatureConfig,
+    config: ModelConfig,
+    vocab: Vocab,
+    facts: Mapping[str, Any],
+    card: str,
+) -> None:
+    """Write a bundle: matrices in float16, the rest in float32."""
+    import torch
+    from safetensors.torch import save_file
+
+    path.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: tensor.detach().to("cpu", torch.float16 if tensor.dim() > 1 else torch.float32).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    save_file(weights, path / "weights.safetensors")
+    content = {
+        "format": FORMAT,
+        "kind": "acoustic",
+        "features": to_mapping(features),
+        "model": to_mapping(config),
+        "facts": {"parameters": model.parameter_count, "lookahead_ms": model.lookahead_ms, **facts},
+    }
+    (path / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (path / "tokens.txt").write_text("".join(token + "\n" for token in vocab.tokens), encoding="utf-8")
+    (path / "CARD.md").write_text(card, encoding="utf-8")
+    sums = "".join(f"{digest(path / name)}  {name}\n" for name in CHECKED)
+    (path / "SHA256SUMS").write_text(sums, encoding="utf-8")
+

@@ -1,0 +1,232 @@
+"""One stream's whole path: samples in, events out. A state is a value: it goes in last and comes out last.
+
+Nothing here has a thread, a clock, a file or a global; any number of streams share one engine.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from streamasr.bundle import Bundle
+from streamasr.config import BeamConfig, EndpointConfig
+from streamasr.ctc import BeamState, Decoder, SpokenWord
+from streamasr.endpoint import Endpointer, EndpointState
+from streamasr.errors import BundleError, SampleError
+from streamasr.events import End, Event, Final, Partial, SpeechStarted, Word
+from streamasr.features import FeatureState
+from streamasr.layers import State
+
+Samples = NDArray[np.float32]
+
+PIECE_S = 2.0  # long inputs are worked off in pieces of this length, which bounds memory
+WARM_PAUSE_S = 0.6  # audio heard again by the fresh network state after an utterance that ended in silence
+WARM_SPEECH_S = 3.0  # likewise, after an utterance that was cut off because it became too long
+
+
+class StreamState(NamedTuple):
+    """Everything known of one stream.
+
+    Attributes:
+        features: the log-mel state.
+        history: the last energies given to the network, (1, mels, H), to warm up a fresh network state.
+        network: the network's state.
+        beam: the decoder's state.
+        endpoint: the state of the endpoint rules.
+        hops: feature frames heard since the last gap.
+        frames: output frames decoded since the last gap.
+        ahead: output frames that were decoded ahead of the network, which will give them again.
+        samples: samples heard, over all.
+        skipped_s: seconds of gaps, over all.
+        shift_s: time of the decoder's frame 0.
+        last: the last Partial's committed and tentative text.
+        begun: a SpeechStarted was sent for this utterance.
+    """
+
+    features: FeatureState
+    history: Tensor
+    network: tuple[State, ...]
+    beam: BeamState
+    endpoint: EndpointState = EndpointState()
+    hops: int = 0
+    frames: int = 0
+    ahead: int = 0
+    samples: int = 0
+    skipped_s: float = 0.0
+    shift_s: float = 0.0
+    last: tuple[str, str] = ("", "")
+    begun: bool = False
+
+
+class Engine:
+    """Streams through one model. The model is only read, so an engine may serve several threads.
+
+    Raises:
+        BundleError: a model that needs the whole utterance.
+    """
+
+    def __init__(
+        self, bundle: Bundle, beam: BeamConfig | None = None, endpoint: EndpointConfig | None = None, device: str = "cpu"
+    ) -> None:
+        if bundle.model_config.bidirectional:
+            raise BundleError(
+                f"the model {bundle.name!r} needs the whole utterance",
+                "a streaming model",
+                "Choose one that `streamasr models` marks as streaming.",
+            )
+        self.bundle, self.device = bundle, torch.device(device)
+        self.model = bundle.model.to(self.device)
+        self.frame_s = self.model.frame_ms / 1000
+        self.rate_hz = bundle.feature_config.rate_hz
+        self.decoder = Decoder(bundle.vocab, beam or BeamConfig(), frame_s=self.frame_s)
+        self.endpointer = Endpointer(endpoint or EndpointConfig(), self.model.frame_ms, bundle.vocab.space)
+        self._stride = self.model.network.stride
+        self._kept = round(WARM_SPEECH_S / self.frame_s) * self._stride + self.model.network.right + 2 * self._stride
+
+    def start(self) -> StreamState:
+        """The state of a stream before its first sample."""
+        features, network = self.model.init_state(1)
+        history = features.samples.new_zeros(1, self.bundle.feature_config.mels, 0)
+        return StreamState(features, history, network, self.decoder.start())
+
+    def time_s(self, state: StreamState) -> float:
+        """Seconds heard so far, gaps included."""
+        return state.samples / self.rate_hz + state.skipped_s
+
+    @torch.inference_mode()
+    def feed(self, samples: Samples, state: StreamState) -> tuple[list[Event], StreamState]:
+        """Hear the next samples, (S,) float32 mono at 16 kHz in -1..1, S >= 0.
+
+        Raises:
+            SampleError: samples that are not finite numbers; the state that was given is still good.
+        """
+        heard = np.asarray(samples, np.float32).reshape(-1)
+        if not np.isfinite(heard).all():
+            at = int(np.flatnonzero(~np.isfinite(heard))[0])
+            raise SampleError(
+                f"sample {state.samples + at} is {heard[at]}", "finite numbers in -1..1", "Check the source of the audio."
+            )
+        events: list[Event] = []
+        piece = round(PIECE_S * self.rate_hz)
+        for begin in range(0, len(heard), piece):
+            part = torch.tensor(heard[None, begin : begin + piece], device=self.device)
+            energies, features = self.model.features.step(part, state.features)
+            found, state = self._hear(energies, state._replace(features=features, samples=state.samples + part.shape[-1]))
+            events += found
+        found, state = self._show(state)
+        return events + found, state
+
+    @torch.inference_mode()
+    def peek(self, state: StreamState) -> Partial:
+        """The best guess at all that was heard, the audio still held back included. The state stays as it is."""
+        events, flushed = self._flush(state)
+        ended = "".join(event.text + " " for event in events if isinstance(event, Final))
+        reading = self.decoder.read(flushed.beam)
+        words = [self._word(word, state) for word in reading.all_words]
+        start_s, end_s = (words[0].start_s, words[-1].end_s) if words else (self.time_s(state),) * 2
+        return Partial(ended + reading.committed, reading.tentative, start_s, end_s)
+
+    @torch.inference_mode()
+    def finalize(self, state: StreamState) -> tuple[list[Event], StreamState]:
+        """End the utterance now, without waiting for silence; the stream goes on as if nothing had happened."""
+        events, flushed = self._flush(state)
+        final, flushed = self._final(flushed)
+        ahead = state.ahead + flushed.frames - state.frames
+        kept = state._replace(beam=flushed.beam, frames=flushed.frames, ahead=ahead)
+        return events + final, kept._replace(endpoint=EndpointState(), last=("", ""), begun=False)
+
+    def skip(self, seconds: float, state: StreamState) -> tuple[list[Event], StreamState]:
+        """The source lost `seconds`: end the utterance and let the clock jump."""
+        events, ended = self.finalize(state)
+        fresh = self.start()
+        skipped_s = state.skipped_s + seconds
+        return events, fresh._replace(
+            beam=ended.beam,
+            samples=state.samples,
+            skipped_s=skipped_s,
+            shift_s=state.samples / self.rate_hz + skipped_s - ended.beam.frames * self.frame_s,
+        )
+
+    def finish(self, state: StreamState) -> list[Event]:
+        """End of the stream: window, network and beam are flushed, and nothing that was heard is lost."""
+        events, _ = self.finalize(state)
+        return [*events, End(self.time_s(state))]
+
+    def _flush(self, state: StreamState) -> tuple[list[Event], StreamState]:
+        """All that is held back, decoded as if the stream ended here."""
+        events, state = self._hear(self.model.features.flush(state.features), state)
+        tail = self.model.network.flush(state.network)
+        if tail is not None:
+            more, state = self._decode(tail.transpose(1, 2).log_softmax(-1), state, ended=True)
+            events += more
+        return events, state
+
+    def _hear(self, energies: Tensor, state: StreamState) -> tuple[list[Event], StreamState]:
+        """Next energies (1, mels, T) through network, endpoint rules and beam."""
+        logits, network = self.model.network.step(energies[:, None], state.network)
+        history = torch.cat([state.history, energies], -1)
+        state = state._replace(network=network, history=history, hops=state.hops + energies.shape[-1])
+        events, state = self._decode(logits.transpose(1, 2).log_softmax(-1), state)
+        return events, state._replace(history=state.history[..., -self._kept :])
+
+    def _decode(self, log_probs: Tensor, state: StreamState, ended: bool = False) -> tuple[list[Event], StreamState]:
+        """Next log-probabilities (1, T, tokens) through endpoint rules and beam. `ended`: the network is flushed."""
+        events: list[Event] = []
+        passed = min(state.ahead, log_probs.shape[1])
+        rows = log_probs[0, passed:].cpu().numpy()
+        state = state._replace(ahead=state.ahead - passed)
+        while True:
+            endpoint, rules = self.endpointer.scan(rows.argmax(-1).tolist(), state.endpoint)
+            count = len(rows) if endpoint is None else endpoint.index + 1
+            beam = self.decoder.step(rows[:count], state.beam)
+            state = state._replace(beam=beam, endpoint=rules, frames=state.frames + count)
+            if endpoint is None:
+                return events, state
+            final, state = self._final(state)
+            events += final
+            rows = rows[count:]
+            if not ended:
+                renewed, state = self._rewarm(state, WARM_PAUSE_S if endpoint.pause else WARM_SPEECH_S)
+                rows = renewed[0].cpu().numpy()
+
+    def _rewarm(self, state: StreamState, warm_s: float) -> tuple[Tensor, StreamState]:
+        """A fresh network state that has heard the last `warm_s` again, and its outputs from `state.frames` on.
+
+        A recurrent state that is carried for long drifts; a fresh one behaves as in training.
+        """
+        oldest = state.hops - state.history.shape[-1]
+        first = max(-(-oldest // self._stride), state.frames - round(warm_s / self.frame_s))
+        energies = state.history[..., first * self._stride - oldest :]
+        logits, network = self.model.network.step(energies[:, None], self.model.network.init_state(1))
+        known = state.frames - first
+        return logits[..., known:].transpose(1, 2).log_softmax(-1), state._replace(network=network)
+
+    def _word(self, word: SpokenWord, state: StreamState) -> Word:
+        start_s, end_s = (frame * self.frame_s + state.shift_s for frame in (word.start, word.end))
+        return Word(word.text, round(start_s, 3), round(end_s, 3), round(word.confidence, 4))
+
+    def _final(self, state: StreamState) -> tuple[list[Event], StreamState]:
+        """End the utterance; without words there is no event."""
+        spoken, beam = self.decoder.finish(state.beam)
+        words = tuple(self._word(word, state) for word in spoken)
+        events: list[Event] = []
+        if words:
+            if not state.begun:
+                events.append(SpeechStarted(words[0].start_s))
+            text = " ".join(word.text for word in words)
+            events.append(Final(text, words, words[0].start_s, words[-1].end_s))
+        return events, state._replace(beam=beam, last=("", ""), begun=False)
+
+    def _show(self, state: StreamState) -> tuple[list[Event], StreamState]:
+        """A Partial, if the text has changed."""
+        reading = self.decoder.read(state.beam)
+        if not reading.all_words or (reading.committed, reading.tentative) == state.last:
+            return [], state
+        words = [self._word(word, state) for word in reading.all_words]
+        events: list[Event] = [] if state.begun else [SpeechStarted(words[0].start_s)]
+        events.append(Partial(reading.committed, reading.tentative, words[0].start_s, words[-1].end_s))
+        return events, state._replace(last=(reading.committed, reading.tentative), begun=True)
