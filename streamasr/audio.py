@@ -103,13 +103,9 @@ class Resampler:
     some 40 ms, and `flush` gives the rest, so that n samples in are always round(n * output / input rate) out.
     """
 
-    def __init__(self, rate_hz: float, output_hz: float = RATE_HZ) -> None:
+    def __init__(self, rate_hz: float, output_hz: float = RATE_HZ, name: str = "the sound") -> None:
         if not LOWEST_RATE_HZ <= rate_hz <= HIGHEST_RATE_HZ:
-            raise AudioError(
-                f"the sampling rate is {rate_hz:g} Hz",
-                f"{LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} Hz",
-                "Convert the sound.",
-            )
+            raise AudioError(f"{name} has a rate of {rate_hz:g} Hz", f"{LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} Hz")
         self._stream = None if rate_hz == output_hz else soxr.ResampleStream(rate_hz, output_hz, 1, "float32", "HQ")
 
     def process(self, frames: Samples) -> Samples:
@@ -137,7 +133,7 @@ class PulledSource(ABC):
 
     def __init__(self, name: str, source_hz: float, rate_hz: int, realtime: bool, block_s: float | None) -> None:
         self.name = name
-        self._resampler = Resampler(source_hz, rate_hz)
+        self._resampler = Resampler(source_hz, rate_hz, name)
         self._source_hz, self._rate_hz, self._realtime = source_hz, rate_hz, realtime
         self._block = max(1, round(source_hz * (block_s or (0.05 if realtime else 1.0))))
         self._began: float | None = None  # monotonic time of the first read

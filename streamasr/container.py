@@ -46,7 +46,19 @@ def quiet() -> Iterator[None]:
             sys.stderr = shown
 
 
-def open_sound(path: Path) -> soundfile.SoundFile:
+class SequentialFile(soundfile.SoundFile):
+    """A sound file that is only read onwards.
+
+    `soundfile` seeks to where it is after every read of a seekable file; in MP3, where a frame may borrow bits from
+    those before it, the samples after each such seek are wrong (by 0.28 of full scale, with libsndfile 1.2.2).
+    """
+
+    def seekable(self) -> bool:
+        """False: so nothing seeks."""
+        return False
+
+
+def open_sound(path: Path) -> SequentialFile:
     """Open a sound file, or say in one line why that cannot be."""
     if path.is_dir():
         raise AudioError(f"{path} is a directory", "a sound file", "Name the files in it.")
@@ -56,7 +68,7 @@ def open_sound(path: Path) -> soundfile.SoundFile:
         with path.open("rb"):
             pass
         with quiet():
-            return soundfile.SoundFile(path)
+            return SequentialFile(path)
     except FileNotFoundError:
         raise AudioError(f"{path} does not exist", "a sound file", "Check the path.") from None
     except OSError as error:
@@ -69,7 +81,7 @@ def open_sound(path: Path) -> soundfile.SoundFile:
         ) from None
 
 
-def missing_s(file: soundfile.SoundFile, path: Path) -> float:
+def missing_s(file: SequentialFile, path: Path) -> float:
     """Seconds that the header promises and the file has not; 0 if it is whole or the header does not know,
     infinity if the end is missing and the header does not know how much.
 
