@@ -199,4 +199,3 @@ def save(
     (path / "CARD.md").write_text(card, encoding="utf-8")
     sums = "".join(f"{digest(path / name)}  {name}\n" for name in CHECKED)
     (path / "SHA256SUMS").write_text(sums, encoding="utf-8")
-

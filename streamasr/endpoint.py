@@ -22,9 +22,9 @@ class EndpointState(NamedTuple):
 
 
 class Endpoint(NamedTuple):
-    """`index` is the last frame of the utterance within the scanned frames; `pause` tells that it ended in silence."""
+    """`at` is the last frame of the utterance within the scanned frames; `pause` tells that it ended in silence."""
 
-    index: int
+    at: int
     pause: bool
 
 

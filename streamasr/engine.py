@@ -5,7 +5,9 @@ Nothing here has a thread, a clock, a file or a global; any number of streams sh
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import copy
+from collections.abc import Generator
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from streamasr.features import FeatureState
 from streamasr.layers import State
 
 Samples = NDArray[np.float32]
+ResultT = TypeVar("ResultT")
 
 PIECE_S = 2.0  # long inputs are worked off in pieces of this length, which bounds memory
 WARM_PAUSE_S = 0.6  # audio heard again by the fresh network state after an utterance that ended in silence
@@ -62,6 +65,20 @@ class StreamState(NamedTuple):
     begun: bool = False
 
 
+class Step(NamedTuple):
+    """A request for one step of the network: energies (1, 1, mels, T) and the state before them.
+
+    The answer is `network.step(*request)`: logits (1, tokens, T') and the state after them.
+    """
+
+    energies: Tensor
+    network: tuple[State, ...]
+
+
+Work: TypeAlias = Generator[Step, tuple[Tensor, tuple[State, ...]], ResultT]
+"""Work on one stream that asks for steps of the network, so that steps of many streams can be taken together."""
+
+
 class Engine:
     """Streams through one model. The model is only read, so an engine may serve several threads.
 
@@ -70,7 +87,11 @@ class Engine:
     """
 
     def __init__(
-        self, bundle: Bundle, beam: BeamConfig | None = None, endpoint: EndpointConfig | None = None, device: str = "cpu"
+        self,
+        bundle: Bundle,
+        beam: BeamConfig | None = None,
+        endpoint: EndpointConfig | None = None,
+        device: str = "cpu",
     ) -> None:
         if bundle.model_config.bidirectional:
             raise BundleError(
@@ -93,55 +114,92 @@ class Engine:
         history = features.samples.new_zeros(1, self.bundle.feature_config.mels, 0)
         return StreamState(features, history, network, self.decoder.start())
 
+    def tuned(self, endpoint: EndpointConfig) -> Engine:
+        """An engine on the same model with other endpoint rules; states of either go on in the other."""
+        other = copy.copy(self)
+        other.endpointer = Endpointer(endpoint, self.model.frame_ms, self.bundle.vocab.space)
+        return other
+
     def time_s(self, state: StreamState) -> float:
         """Seconds heard so far, gaps included."""
         return state.samples / self.rate_hz + state.skipped_s
 
     @torch.inference_mode()
+    def run(self, work: Work[ResultT]) -> ResultT:
+        """Do the work of one stream by itself."""
+        try:
+            request = next(work)
+            while True:
+                request = work.send(self.model.network.step(*request))
+        except StopIteration as end:
+            result: ResultT = end.value
+            return result
+
     def feed(self, samples: Samples, state: StreamState) -> tuple[list[Event], StreamState]:
         """Hear the next samples, (S,) float32 mono at 16 kHz in -1..1, S >= 0.
 
         Raises:
             SampleError: samples that are not finite numbers; the state that was given is still good.
         """
+        return self.run(self.feeding(samples, state))
+
+    def peek(self, state: StreamState) -> Partial:
+        """The best guess at all that was heard, the audio still held back included. The state stays as it is."""
+        return self.run(self.peeking(state))
+
+    def finalize(self, state: StreamState) -> tuple[list[Event], StreamState]:
+        """End the utterance now, without waiting for silence; the stream goes on as if nothing had happened."""
+        return self.run(self.finalizing(state))
+
+    def skip(self, seconds: float, state: StreamState) -> tuple[list[Event], StreamState]:
+        """The source lost `seconds`: end the utterance and let the clock jump."""
+        return self.run(self.skipping(seconds, state))
+
+    def finish(self, state: StreamState) -> list[Event]:
+        """End of the stream: window, network and beam are flushed, and nothing that was heard is lost."""
+        return self.run(self.finishing(state))
+
+    def feeding(self, samples: Samples, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
+        """`feed` as work."""
         heard = np.asarray(samples, np.float32).reshape(-1)
         if not np.isfinite(heard).all():
             at = int(np.flatnonzero(~np.isfinite(heard))[0])
             raise SampleError(
-                f"sample {state.samples + at} is {heard[at]}", "finite numbers in -1..1", "Check the source of the audio."
+                f"sample {state.samples + at} is {heard[at]}",
+                "finite numbers in -1..1",
+                "Check the source of the audio.",
             )
         events: list[Event] = []
         piece = round(PIECE_S * self.rate_hz)
         for begin in range(0, len(heard), piece):
             part = torch.tensor(heard[None, begin : begin + piece], device=self.device)
             energies, features = self.model.features.step(part, state.features)
-            found, state = self._hear(energies, state._replace(features=features, samples=state.samples + part.shape[-1]))
+            state = state._replace(features=features, samples=state.samples + part.shape[-1])
+            found, state = yield from self._hear(energies, state)
             events += found
         found, state = self._show(state)
         return events + found, state
 
-    @torch.inference_mode()
-    def peek(self, state: StreamState) -> Partial:
-        """The best guess at all that was heard, the audio still held back included. The state stays as it is."""
-        events, flushed = self._flush(state)
+    def peeking(self, state: StreamState) -> Work[Partial]:
+        """`peek` as work."""
+        events, flushed = yield from self._flush(state)
         ended = "".join(event.text + " " for event in events if isinstance(event, Final))
         reading = self.decoder.read(flushed.beam)
         words = [self._word(word, state) for word in reading.all_words]
         start_s, end_s = (words[0].start_s, words[-1].end_s) if words else (self.time_s(state),) * 2
         return Partial(ended + reading.committed, reading.tentative, start_s, end_s)
 
-    @torch.inference_mode()
-    def finalize(self, state: StreamState) -> tuple[list[Event], StreamState]:
-        """End the utterance now, without waiting for silence; the stream goes on as if nothing had happened."""
-        events, flushed = self._flush(state)
+    def finalizing(self, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
+        """`finalize` as work."""
+        events, flushed = yield from self._flush(state)
         final, flushed = self._final(flushed)
         ahead = state.ahead + flushed.frames - state.frames
         kept = state._replace(beam=flushed.beam, frames=flushed.frames, ahead=ahead)
         return events + final, kept._replace(endpoint=EndpointState(), last=("", ""), begun=False)
 
-    def skip(self, seconds: float, state: StreamState) -> tuple[list[Event], StreamState]:
-        """The source lost `seconds`: end the utterance and let the clock jump."""
-        events, ended = self.finalize(state)
+    def skipping(self, seconds: float, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
+        """`skip` as work."""
+        events, ended = yield from self.finalizing(state)
         fresh = self.start()
         skipped_s = state.skipped_s + seconds
         return events, fresh._replace(
@@ -151,29 +209,31 @@ class Engine:
             shift_s=state.samples / self.rate_hz + skipped_s - ended.beam.frames * self.frame_s,
         )
 
-    def finish(self, state: StreamState) -> list[Event]:
-        """End of the stream: window, network and beam are flushed, and nothing that was heard is lost."""
-        events, _ = self.finalize(state)
+    def finishing(self, state: StreamState) -> Work[list[Event]]:
+        """`finish` as work."""
+        events, _ = yield from self.finalizing(state)
         return [*events, End(self.time_s(state))]
 
-    def _flush(self, state: StreamState) -> tuple[list[Event], StreamState]:
+    def _flush(self, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
         """All that is held back, decoded as if the stream ended here."""
-        events, state = self._hear(self.model.features.flush(state.features), state)
+        events, state = yield from self._hear(self.model.features.flush(state.features), state)
         tail = self.model.network.flush(state.network)
         if tail is not None:
-            more, state = self._decode(tail.transpose(1, 2).log_softmax(-1), state, ended=True)
+            more, state = yield from self._decode(tail.transpose(1, 2).log_softmax(-1), state, ended=True)
             events += more
         return events, state
 
-    def _hear(self, energies: Tensor, state: StreamState) -> tuple[list[Event], StreamState]:
+    def _hear(self, energies: Tensor, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
         """Next energies (1, mels, T) through network, endpoint rules and beam."""
-        logits, network = self.model.network.step(energies[:, None], state.network)
+        logits, network = yield Step(energies[:, None], state.network)
         history = torch.cat([state.history, energies], -1)
         state = state._replace(network=network, history=history, hops=state.hops + energies.shape[-1])
-        events, state = self._decode(logits.transpose(1, 2).log_softmax(-1), state)
+        events, state = yield from self._decode(logits.transpose(1, 2).log_softmax(-1), state)
         return events, state._replace(history=state.history[..., -self._kept :])
 
-    def _decode(self, log_probs: Tensor, state: StreamState, ended: bool = False) -> tuple[list[Event], StreamState]:
+    def _decode(
+        self, log_probs: Tensor, state: StreamState, ended: bool = False
+    ) -> Work[tuple[list[Event], StreamState]]:
         """Next log-probabilities (1, T, tokens) through endpoint rules and beam. `ended`: the network is flushed."""
         events: list[Event] = []
         passed = min(state.ahead, log_probs.shape[1])
@@ -190,10 +250,11 @@ class Engine:
             events += final
             rows = rows[count:]
             if not ended:
-                renewed, state = self._rewarm(state, WARM_PAUSE_S if endpoint.pause else WARM_SPEECH_S)
+                warm_s = WARM_PAUSE_S if endpoint.pause else WARM_SPEECH_S
+                renewed, state = yield from self._rewarm(state, warm_s)
                 rows = renewed[0].cpu().numpy()
 
-    def _rewarm(self, state: StreamState, warm_s: float) -> tuple[Tensor, StreamState]:
+    def _rewarm(self, state: StreamState, warm_s: float) -> Work[tuple[Tensor, StreamState]]:
         """A fresh network state that has heard the last `warm_s` again, and its outputs from `state.frames` on.
 
         A recurrent state that is carried for long drifts; a fresh one behaves as in training.
@@ -201,7 +262,7 @@ class Engine:
         oldest = state.hops - state.history.shape[-1]
         first = max(-(-oldest // self._stride), state.frames - round(warm_s / self.frame_s))
         energies = state.history[..., first * self._stride - oldest :]
-        logits, network = self.model.network.step(energies[:, None], self.model.network.init_state(1))
+        logits, network = yield Step(energies[:, None], self.model.network.init_state(1))
         known = state.frames - first
         return logits[..., known:].transpose(1, 2).log_softmax(-1), state._replace(network=network)
 

@@ -10,8 +10,8 @@ A state is a NamedTuple of tensors, batch first, and is never changed in place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +52,8 @@ class Layer(nn.Module):
         """The frames that `x` completes (there may be none), and the next state."""
         raise TypeError(f"{type(self).__name__} cannot stream")
 
-    def flush(self, state: State) -> Tensor:
-        """The frames still held back, as if the stream ended here; `state` stays valid."""
+    def flush(self, state: State) -> Tensor | None:
+        """The frames still held back, as if the stream ended here; None if never any. `state` stays valid."""
         raise TypeError(f"{type(self).__name__} cannot stream")
 
 
@@ -124,16 +124,16 @@ class Pointwise(Layer):
         """x (B, ..., T) to (B, ..., T), frame by frame."""
         raise TypeError(f"{type(self).__name__} has no apply_frames")
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:  # noqa: ARG002
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         return self.apply_frames(x)
 
-    def init_state(self, batch: int) -> tuple[()]:  # noqa: ARG002
+    def init_state(self, batch: int) -> tuple[()]:
         return ()
 
     def step(self, x: Tensor, state: tuple[()]) -> tuple[Tensor, tuple[()]]:
         return self.apply_frames(x), state
 
-    def flush(self, state: tuple[()]) -> Tensor | None:  # type: ignore[override]
+    def flush(self, state: tuple[()]) -> Tensor | None:
         return None
 
 
@@ -201,30 +201,33 @@ class Stack(Layer):
             self.right += layer.right * self.stride
             self.stride *= layer.stride
 
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(cast(Iterable[Layer], self.layers))
+
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        for layer in self.layers:
+        for layer in self:
             lengths = layer.output_lengths(lengths)
         return lengths
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        for layer in self.layers:
+        for layer in self:
             x = layer(x, lengths)
             lengths = layer.output_lengths(lengths)
         return x
 
     def init_state(self, batch: int) -> tuple[State, ...]:
-        return tuple(layer.init_state(batch) for layer in self.layers)
+        return tuple(layer.init_state(batch) for layer in self)
 
     def step(self, x: Tensor, state: tuple[State, ...]) -> tuple[Tensor, tuple[State, ...]]:
         following = []
-        for layer, held in zip(self.layers, state, strict=True):
+        for layer, held in zip(self, state, strict=True):
             x, held_next = layer.step(x, held)
             following.append(held_next)
         return x, tuple(following)
 
-    def flush(self, state: tuple[State, ...]) -> Tensor | None:  # type: ignore[override]
+    def flush(self, state: tuple[State, ...]) -> Tensor | None:
         tail: Tensor | None = None
-        for layer, held in zip(self.layers, state, strict=True):
+        for layer, held in zip(self, state, strict=True):
             head: Tensor | None = None
             if tail is not None:
                 head, held = layer.step(tail, held)
@@ -253,7 +256,7 @@ class Residual(Layer):
         self.shape, self.right = shape, self.inner.right
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        return x + self.inner(x, lengths)
+        return x + self.inner(x, lengths)  # type: ignore[no-any-return]
 
     def init_state(self, batch: int) -> ResidualState:
         like = next(self.parameters())
@@ -265,7 +268,7 @@ class Residual(Layer):
         count = y.shape[-1]
         return skipped[..., :count] + y, ResidualState(inner, skipped[..., count:])
 
-    def flush(self, state: ResidualState) -> Tensor | None:  # type: ignore[override]
+    def flush(self, state: ResidualState) -> Tensor | None:
         y = self.inner.flush(state.inner)
         return None if y is None else state.skipped + y
 
@@ -290,11 +293,12 @@ class Rnn(Layer):
         self.ahead = nn.LSTM(channels, channels)
         self.back = nn.LSTM(channels, channels) if bidirectional else None
         for lstm in filter(None, (self.ahead, self.back)):
+            weights = dict(lstm.named_parameters())
             with torch.no_grad():
-                lstm.bias_ih_l0.zero_()
-                lstm.bias_hh_l0.zero_()
-                lstm.bias_ih_l0[channels : 2 * channels].fill_(1.0)  # remember by default
-                for gate in lstm.weight_hh_l0.chunk(4):
+                weights["bias_ih_l0"].zero_()
+                weights["bias_hh_l0"].zero_()
+                weights["bias_ih_l0"][channels : 2 * channels].fill_(1.0)  # remember by default
+                for gate in weights["weight_hh_l0"].chunk(4):
                     nn.init.orthogonal_(gate)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
@@ -303,12 +307,12 @@ class Rnn(Layer):
         if self.back is not None:
             order = reversal(lengths, x.shape[-1]).t()[..., None].expand_as(frames)  # (T, B, C)
             y = y + self.back(frames.gather(0, order))[0].gather(0, order)
-        return y.permute(1, 2, 0)
+        return y.permute(1, 2, 0)  # type: ignore[no-any-return]
 
     def init_state(self, batch: int) -> RnnState:
         if self.bidirectional:
             raise TypeError("a bidirectional layer cannot stream")
-        zeros = self.ahead.weight_hh_l0.new_zeros(batch, self.channels)
+        zeros = next(self.ahead.parameters()).new_zeros(batch, self.channels)
         return RnnState(zeros, zeros)
 
     def step(self, x: Tensor, state: RnnState) -> tuple[Tensor, RnnState]:
@@ -317,7 +321,7 @@ class Rnn(Layer):
         y, (hidden, cell) = self.ahead(x.permute(2, 0, 1), (state.hidden[None], state.cell[None]))
         return y.permute(1, 2, 0), RnnState(hidden[0], cell[0])
 
-    def flush(self, state: RnnState) -> Tensor | None:  # type: ignore[override]  # noqa: ARG002
+    def flush(self, state: RnnState) -> Tensor | None:
         return None
 
 
@@ -379,7 +383,7 @@ class GatedRnn(Layer):
             memories.append(memory)
         return self.out(torch.stack(memories) * out).permute(1, 2, 0), GatedState(memory)
 
-    def flush(self, state: GatedState) -> Tensor | None:  # type: ignore[override]  # noqa: ARG002
+    def flush(self, state: GatedState) -> Tensor | None:
         return None
 
 
@@ -390,5 +394,5 @@ def reversal(lengths: Tensor, frames: int) -> Tensor:
 
 
 def lookahead(channels: int, frames: int) -> Conv:
-    """Row convolution: every channel looks `frames` frames ahead (Amodei et al., "Deep Speech 2", 2016, section 3.7)."""
+    """Row convolution: each channel looks `frames` frames ahead (Amodei et al., "Deep Speech 2", 2016, section 3.7)."""
     return Conv(channels, channels, frames + 1, right=frames, groups=channels)

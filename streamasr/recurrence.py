@@ -1,6 +1,7 @@
 """The linear recurrence m[t] = keep[t] * m[t-1] + new[t] over whole utterances, with its gradient.
 
-On the CPU a compiled loop; on the GPU a parallel scan of log2(T) steps (Hillis, Steele, "Data Parallel Algorithms", 1986).
+On the CPU a compiled loop; on the GPU a parallel scan of log2(T) steps (Hillis, Steele, "Data Parallel Algorithms",
+1986).
 """
 
 from __future__ import annotations

@@ -98,10 +98,9 @@ def normalise(text: str) -> str | None:
     plain = plain.replace("ß", "ss").replace("æ", "ae").replace("œ", "oe").replace("ø", "o").replace("ł", "l")
     plain = _MONEY_FORM.sub(_spell_money, plain)
     plain = _NUMBER_FORM.sub(_spell_number, plain)
-    for symbol, words in _SYMBOLS.items():
-        plain = plain.replace(symbol, words)
+    for symbol, spoken in _SYMBOLS.items():
+        plain = plain.replace(symbol, spoken)
     if any(c.isalpha() and not "a" <= c <= "z" for c in plain):
         return None
-    words = re.sub(r"[^a-z' ]+", " ", plain.replace(".'", "'")).split()
-    words = [word.strip("'") if word.strip("'") != "tis" else "'tis" for word in words]
-    return " ".join(_ABBREVIATIONS.get(word, word) for word in words if word)
+    found = (word.strip("'") for word in re.sub(r"[^a-z' ]+", " ", plain).split())
+    return " ".join(_ABBREVIATIONS.get(word, word) for word in found if word)

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from streamasr import bundle
+from streamasr.errors import BundleError, ChecksumError, ConfigError
+from streamasr.features import LogMel
+from tests.conftest import TINY, make_tiny_bundle
+
+
+@pytest.fixture
+def copy(tiny_path: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_path, tmp_path / "copy"))
+
+
+def resum(path: Path) -> None:
+    lines = [f"{bundle.digest(path / name)}  {name}\n" for name in bundle.CHECKED]
+    (path / "SHA256SUMS").write_text("".join(lines))
+
+
+def edit_config(path: Path, **changes: object) -> None:
+    content = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**content, **changes}))
+    resum(path)
+
+
+def test_round_trip(tiny_path: Path) -> None:
+    loaded = bundle.load(str(tiny_path))
+    assert loaded.model_config == TINY
+    assert isinstance(loaded.model.features, LogMel)
+    assert float(loaded.model.features.deviation[0]) == 3.0
+    assert not any(p.requires_grad for p in loaded.model.parameters())
+    with torch.inference_mode():
+        log_probs, _ = loaded.model(torch.zeros(1, 1600), torch.tensor([1600]))
+    assert log_probs.shape == (1, 3, 29)
+
+
+def test_found_by_name_and_listed(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMASR_MODELS", str(tiny_path.parent))
+    assert bundle.find("tiny") == tiny_path
+    summary = next(s for s in bundle.available() if s.name == "tiny")
+    assert summary.streaming
+    assert summary.lookahead_ms == bundle.load("tiny").model.lookahead_ms
+    assert summary.parameters > 0
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(BundleError, match="there is no model 'smal'"):
+        bundle.find("smal")
+
+
+@pytest.mark.parametrize("name", bundle.CHECKED)
+def test_changed_file(copy: Path, name: str) -> None:
+    with (copy / name).open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(ChecksumError, match=name):
+        bundle.load(str(copy))
+
+
+def test_missing_weights(copy: Path) -> None:
+    (copy / "weights.safetensors").unlink()
+    with pytest.raises(BundleError, match=r"no weights\.safetensors"):
+        bundle.load(str(copy))
+
+
+def test_missing_sums(copy: Path) -> None:
+    (copy / "SHA256SUMS").unlink()
+    with pytest.raises(BundleError, match="SHA256SUMS"):
+        bundle.load(str(copy))
+
+
+def test_unknown_key(copy: Path) -> None:
+    edit_config(copy, model={"sise": 3})
+    with pytest.raises(ConfigError, match=r"unknown key 'sise'.*'size'"):
+        bundle.load(str(copy))
+    edit_config(copy, model={}, extra=1)
+    with pytest.raises(ConfigError, match="unknown key 'extra'"):
+        bundle.load(str(copy))
+
+
+def test_other_format(copy: Path) -> None:
+    edit_config(copy, format=99)
+    with pytest.raises(BundleError, match="format 99"):
+        bundle.load(str(copy))
+
+
+def test_config_that_is_no_json(copy: Path) -> None:
+    (copy / "config.json").write_text("{")
+    resum(copy)
+    with pytest.raises(BundleError, match=r"config\.json cannot be read"):
+        bundle.load(str(copy))
+
+
+def test_weights_of_another_shape(copy: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    other = make_tiny_bundle(tmp_path / "other", replace(TINY, size=16))
+    shutil.copy(other / "weights.safetensors", copy / "weights.safetensors")
+    resum(copy)
+    with pytest.raises(BundleError, match="does not fit"):
+        bundle.load(str(copy))
+
+
+def test_damaged_weights_with_a_matching_sum(copy: Path) -> None:
+    (copy / "weights.safetensors").write_bytes(b"nonsense")
+    resum(copy)
+    with pytest.raises(BundleError, match="does not fit"):
+        bundle.load(str(copy))
