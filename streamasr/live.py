@@ -87,7 +87,8 @@ class Session:
         display: where captions are read.
         savers: files that are written as finals come.
         stop: set it to end; what was heard until then is still recognised.
-        drains: what the source holds when `stop` is set was heard too: true of microphones and pipes.
+        live: the sound goes on whether or not it is read, as that of microphones and pipes: it is read while the model
+            loads, and what the source still holds when `stop` is set was heard too. A file waits for the model instead.
     """
 
     def __init__(
@@ -97,12 +98,12 @@ class Session:
         display: Display,
         savers: Iterable[Saver] = (),
         stop: threading.Event | None = None,
-        drains: bool = False,
+        live: bool = False,
     ) -> None:
         self.summary = Summary()
         self._source, self._loading, self._display = source, loading, display
         self._label = Path(source.name).name if isinstance(source, FileSource) else source.name
-        self._savers, self._stop, self._drains = list(savers), stop or threading.Event(), drains
+        self._savers, self._stop, self._live = list(savers), stop or threading.Event(), live
         self._waiting: collections.deque[Block] = collections.deque()
         self._waiting_s = 0.0
         self._engine: Recogniser | None = None
@@ -138,14 +139,17 @@ class Session:
         while not ended and not self._stop.is_set() and not self._display.closed:
             ended = self._step(READ_S)
         give_up = time.monotonic() + DRAIN_S
-        while self._drains and not ended and time.monotonic() < give_up:
+        while self._live and not ended and time.monotonic() < give_up:
             before_s = self.summary.heard_s
             ended = self._step(0.0) or self.summary.heard_s == before_s
 
     def _step(self, timeout_s: float) -> bool:
         """Read, recognise and draw once; true when nothing follows."""
         ended = False
-        if self._waiting_s < WAITING_S:
+        reads = self._engine is not None or (self._live and self._waiting_s < WAITING_S)
+        if self._engine is None:
+            self._engine = self._loading.result(0.0 if reads else timeout_s)
+        if reads:
             try:
                 block = self._source.read(0.0 if self._engine and self._waiting else timeout_s)
             except StreamasrError as error:
@@ -153,8 +157,6 @@ class Session:
             else:
                 ended = block.ended
                 self._hear(block)
-        if self._engine is None:
-            self._engine = self._loading.result(0.0 if self._waiting_s < WAITING_S else timeout_s)
         if self._engine and self._waiting:
             self._recognise(self._engine, self._waiting.popleft())
         self._draw("" if self._engine else "loading the model")

@@ -63,10 +63,24 @@ def test_what_is_said_while_the_model_loads_waits_for_it() -> None:
         assert heard.wait(10)
         return FakeEngine()
 
-    Session(FakeSource(blocks(3.0), at_end=heard), Loading(load), display).run()
+    Session(FakeSource(blocks(3.0), at_end=heard), Loading(load), display, live=True).run()
     assert display.text == ["one two three four", "five six"]
     assert display.statuses[0].phase == "loading the model"
     assert display.statuses[0].level_db == pytest.approx(-20.0)
+
+
+def test_a_file_does_not_play_before_the_model_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamasr.live.READ_S", 0.001)
+    go, display, source = threading.Event(), Record(), FakeSource(blocks(3.0))
+
+    def draw(status: Status) -> None:
+        if status.phase == "loading the model":
+            assert len(source._blocks) == 12
+            go.set()
+
+    display.draw = draw
+    Session(source, Loading(lambda: FakeEngine() if go.wait(10) else None), display).run()
+    assert display.text == ["one two three four", "five six"]
 
 
 def test_only_so_much_is_read_before_the_model_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +95,7 @@ def test_only_so_much_is_read_before_the_model_is_there(monkeypatch: pytest.Monk
         assert status.phase != "loading the model" or len(source._blocks) >= 8
 
     display.draw = draw
-    Session(source, Loading(lambda: FakeEngine() if go.wait(10) else None), display).run()
+    Session(source, Loading(lambda: FakeEngine() if go.wait(10) else None), display, live=True).run()
     assert display.text == ["one two three four", "five six"]
 
 
@@ -95,17 +109,17 @@ def test_stop_flushes_what_was_heard() -> None:
 def test_stop_before_the_model_is_there_still_gives_the_words() -> None:
     stop, display = threading.Event(), Record()
     source = FakeSource(blocks(3.0), endless=True, at_end=stop)
-    Session(source, Loading(lambda: FakeEngine() if stop.wait(10) else None), display, stop=stop).run()
+    Session(source, Loading(lambda: FakeEngine() if stop.wait(10) else None), display, stop=stop, live=True).run()
     assert display.text == ["one two three four", "five six"]
 
 
 def test_what_a_stopped_microphone_still_holds_is_heard() -> None:
     stop, display = threading.Event(), Record()
     stop.set()
-    Session(FakeSource(blocks(3.0), endless=True), Loading(FakeEngine), display, stop=stop, drains=True).run()
+    Session(FakeSource(blocks(3.0), endless=True), Loading(FakeEngine), display, stop=stop, live=True).run()
     assert display.text == ["one two three four", "five six"]
     display = Record()
-    Session(FakeSource(blocks(3.0), endless=True), Loading(FakeEngine), display, stop=stop, drains=False).run()
+    Session(FakeSource(blocks(3.0), endless=True), Loading(FakeEngine), display, stop=stop, live=False).run()
     assert display.text == []
 
 

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
         display = _display(options)
         if notice or isinstance(display, Plain):
             display.note(notice or f"listening to {source.name}; Ctrl-C stops")
-        session = Session(source, loading, display, savers, stop, drains=not isinstance(source, FileSource))
+        session = Session(source, loading, display, savers, stop, live=not isinstance(source, FileSource))
         try:
             session.run()
         finally:
