@@ -92,7 +92,10 @@ def level_db(samples: Samples) -> float:
 
 def unusable(frames: Samples) -> NDArray[np.bool_]:
     """(n,) true where a frame of (n, channels) is NaN, infinite, or so large that it cannot be sound."""
-    bad: NDArray[np.bool_] = np.asarray(~(np.abs(frames) <= LOUDEST).all(axis=1))
+    sizes = np.abs(frames)
+    if sizes.max(initial=0) <= LOUDEST:  # false for NaN
+        return np.zeros(len(frames), np.bool_)
+    bad: NDArray[np.bool_] = np.asarray(~(sizes <= LOUDEST).all(axis=1))
     return bad
 
 
@@ -110,7 +113,8 @@ class Resampler:
 
     def process(self, frames: Samples) -> Samples:
         """Take (n, channels) frames, give (m,) samples."""
-        mono = np.ascontiguousarray(frames[:, 0]) if frames.shape[1] == 1 else frames.mean(axis=1, dtype=np.float32)
+        channels = frames.shape[1]
+        mono = np.ascontiguousarray(frames[:, 0]) if channels == 1 else frames @ np.full(channels, 1 / channels, "f4")
         return self._run(mono, last=False)
 
     def flush(self) -> Samples:
