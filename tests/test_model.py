@@ -53,16 +53,19 @@ def test_batch_equals_alone(name: str) -> None:
 
 def measured_lookahead(model: AsrModel) -> int:
     """Feature frames beyond its own first one that an output frame depends on."""
-    energies = torch.randn(1, 80, 240)
     lengths = torch.tensor([240])
-    with torch.inference_mode():
-        before = model.encode(energies, lengths)[0]
-        for ahead in range(100, -1, -1):
-            changed = energies.clone()
-            changed[..., 20 * model.network.stride + ahead] += 5.0
-            if not torch.allclose(model.encode(changed, lengths)[0][:, 20], before[:, 20], atol=1e-7):
-                return ahead
-    return -1
+    furthest = -1
+    for _ in range(8):  # rectifiers hide some changes
+        energies = torch.randn(1, 80, 240)
+        with torch.inference_mode():
+            before = model.encode(energies, lengths)[0][:, 20]
+            for ahead in range(100, furthest, -1):
+                changed = energies.clone()
+                changed[..., 20 * model.network.stride + ahead] += torch.randn(80) * 9
+                if not torch.equal(model.encode(changed, lengths)[0][:, 20], before):
+                    furthest = ahead
+                    break
+    return furthest
 
 
 @pytest.mark.parametrize("name", MODELS)
