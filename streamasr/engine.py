@@ -199,14 +199,10 @@ class Engine:
 
     def skipping(self, seconds: float, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
         """`skip` as work."""
-        events, ended = yield from self.finalizing(state)
-        fresh = self.start()
+        events, _ = yield from self.finalizing(state)
         skipped_s = state.skipped_s + seconds
-        return events, fresh._replace(
-            beam=ended.beam,
-            samples=state.samples,
-            skipped_s=skipped_s,
-            shift_s=state.samples / self.rate_hz + skipped_s - ended.beam.frames * self.frame_s,
+        return events, self.start()._replace(
+            samples=state.samples, skipped_s=skipped_s, shift_s=state.samples / self.rate_hz + skipped_s
         )
 
     def finishing(self, state: StreamState) -> Work[list[Event]]:
@@ -241,7 +237,7 @@ class Engine:
         state = state._replace(ahead=state.ahead - passed)
         while True:
             endpoint, rules = self.endpointer.scan(rows.argmax(-1).tolist(), state.endpoint)
-            count = len(rows) if endpoint is None else endpoint.index + 1
+            count = len(rows) if endpoint is None else endpoint.at + 1
             beam = self.decoder.step(rows[:count], state.beam)
             state = state._replace(beam=beam, endpoint=rules, frames=state.frames + count)
             if endpoint is None:
