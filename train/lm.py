@@ -3,7 +3,8 @@
 Reads plain text (also .xz, .gz; one sentence a line, a-z, space, apostrophe), makes one model of modified Kneser-Ney
 n-grams from each file, mixes them by weight, prunes, and writes the small format and, if asked, ARPA text. Held-out
 sets (manifests, whose last column is the text, or plain text) are only measured; lines of the text that share five
-words in a row with them are left out. Where an option has several values, the grid of all is printed and nothing is written.
+words in a row with them are left out. Where an option has several values, the grid of all is printed and nothing is
+written.
 """
 
 from __future__ import annotations
