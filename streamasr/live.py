@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -30,7 +31,8 @@ Samples = NDArray[np.float32]
 
 SILENCE_DB = -120.0
 WAITING_S = 30.0  # of audio read while the model loads; then the source has to hold it
-FRAME_S = 0.08  # between two frames of the display
+LEAST_S, MOST_S = 0.16, 1.0  # of audio in one call of the engine, which costs about the same for either
+FRAME_S = 0.1  # between two frames of the display
 READ_S = 0.1  # the longest wait for a block
 DRAIN_S = 1.0  # the longest that a stopped source is still read
 METER_FALL_DB = 3.0  # a block
@@ -108,6 +110,7 @@ class Session:
         self._waiting_s = 0.0
         self._engine: Recogniser | None = None
         self._state: Any = None
+        self._peeked: Any = None  # the state that was peeked at last
         self._partial: Partial | None = None
         self._error: StreamasrError | None = None
         self._began = self._drawn = time.monotonic()
@@ -145,20 +148,20 @@ class Session:
 
     def _step(self, timeout_s: float) -> bool:
         """Read, recognise and draw once; true when nothing follows."""
-        ended = False
+        ended = idle = False
         reads = self._engine is not None or (self._live and self._waiting_s < WAITING_S)
         if self._engine is None:
             self._engine = self._loading.result(0.0 if reads else timeout_s)
         if reads:
             try:
-                block = self._source.read(0.0 if self._engine and self._waiting else timeout_s)
+                block = self._source.read(0.0 if self._engine and self._waiting_s >= LEAST_S else timeout_s)
             except StreamasrError as error:
                 self._error, ended = error, True
             else:
-                ended = block.ended
+                ended, idle = block.ended, not len(block.samples)
                 self._hear(block)
-        if self._engine and self._waiting:
-            self._recognise(self._engine, self._waiting.popleft())
+        if self._engine and self._waiting and (idle or self._waiting_s >= LEAST_S):
+            self._recognise(self._engine, self._next())
         self._draw("" if self._engine else "loading the model")
         return ended
 
@@ -170,6 +173,19 @@ class Session:
             self.summary.heard_s += seconds
         if seconds:
             self._level_db = max(block.level_db, self._level_db - METER_FALL_DB)
+
+    def _next(self) -> Block:
+        """The oldest blocks that wait, as one, up to `MOST_S` or to where time is skipped."""
+        block = self._waiting.popleft()
+        joined, count = [block.samples], len(block.samples)
+        events = block.events
+        while self._waiting and not self._waiting[0].skipped_s:
+            count += len(self._waiting[0].samples)
+            if count > MOST_S * RATE_HZ:
+                break
+            joined.append(self._waiting[0].samples)
+            events += self._waiting.popleft().events
+        return dataclasses.replace(block, samples=np.concatenate(joined), events=events)
 
     def _recognise(self, engine: Recogniser, block: Block) -> None:
         seconds = len(block.samples) / RATE_HZ
@@ -194,7 +210,7 @@ class Session:
                 self._draw("finishing: loading the model")
             self._engine = engine
         while self._engine and self._waiting:
-            self._recognise(self._engine, self._waiting.popleft())
+            self._recognise(self._engine, self._next())
             self._draw("finishing")
         if self._engine:
             for event in self._engine.finish(self._engine.start() if self._state is None else self._state):
@@ -232,7 +248,8 @@ class Session:
         if now - self._drawn < FRAME_S:
             return
         self._drawn = now
-        if self._engine and self._state is not None and self._display.wants_partials:
+        if self._engine and self._state is not self._peeked and self._display.wants_partials:
+            self._peeked = self._state
             self._display.event(self._peek(self._engine))
         self._display.draw(
             Status(

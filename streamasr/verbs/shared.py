@@ -27,6 +27,7 @@ def recogniser(options: argparse.Namespace) -> Engine:
 
     if options.compute == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--compute cuda was given and there is no CUDA device", "cpu", "Leave the option out.")
+    torch.set_num_threads(1)  # a frame is too little work to share: waiting for each other costs ten times as much
     model = bundle.load(options.model, options.compute)
     beam = BeamConfig(width=options.beam) if options.beam else BeamConfig()
     return Engine(model, beam=beam, device=options.compute)
