@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -16,7 +17,9 @@ import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from streamasr.errors import ConfigError, ManifestError
 from streamasr.text import Vocab
 from train.augment import RATE_HZ, Samples, augment_samples
 from train.config import AugmentConfig, DataConfig
@@ -54,8 +57,8 @@ class Corpus:
             self._build(base, listed, workers)
         ends = np.load(base.with_suffix(".npy"))
         starts = np.concatenate([[0], ends[:-1]])
-        size = int(ends[-1]) if len(ends) else 0
-        self._samples = np.memmap(base.with_suffix(".pcm"), np.int16, "r", shape=(size,)) if size else np.zeros(0, np.int16)
+        self._file, self._size = base.with_suffix(".pcm"), int(ends[-1]) if len(ends) else 0
+        self._samples = self._map()
         self.utterances: list[Utterance] = []
         self._spans: list[tuple[int, int]] = []
         for utterance, start, end in zip(listed, starts, ends, strict=True):
@@ -67,6 +70,17 @@ class Corpus:
             else:
                 self.utterances.append(utterance)
                 self._spans.append((int(start), int(end)))
+
+    def _map(self) -> NDArray[np.int16]:
+        return np.memmap(self._file, np.int16, "r", shape=(self._size,)) if self._size else np.zeros(0, np.int16)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: not the samples, which it maps for itself."""
+        return {**self.__dict__, "_samples": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._samples = self._map()
 
     @staticmethod
     def _build(base: Path, listed: list[Utterance], workers: int) -> None:
@@ -100,31 +114,84 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded utterances. `samples` (B, S), `lengths` (B,) samples, `targets` concatenated, `target_lengths` (B,)."""
+    """Padded utterances. `samples` (B, S), `lengths` (B,) samples, `targets` concatenated, `target_lengths` (B,).
 
+    `weight` is 0 where a process got an utterance only so as not to stand idle, else 1.
+    """
+
+    epoch: int
+    position: int
+    items: list[int]
     samples: Tensor
     lengths: Tensor
     targets: Tensor
     target_lengths: Tensor
-    seconds: float
+    weight: float
+
+    @property
+    def tokens(self) -> float:
+        """Characters of all texts."""
+        return self.weight * float(self.target_lengths.sum())
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all utterances, padding not counted."""
+        return self.weight * float(self.lengths.sum()) / RATE_HZ
 
 
 class Batches:
-    """Batches of a run: a function of the seed and the epoch alone, so that a resumed run sees the same ones."""
+    """Batches of a run: a function of the seed and the epoch alone, so that a resumed run sees the same ones.
+
+    With `world` processes, each makes its share of every batch: every `world`-th utterance, from the `rank`-th on.
+    """
 
     def __init__(
-        self, corpora: list[Corpus], config: DataConfig, augment: AugmentConfig | None, vocab: Vocab, seed: int
+        self,
+        corpora: list[Corpus],
+        config: DataConfig,
+        augment: AugmentConfig | None,
+        vocab: Vocab,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.corpora, self.config, self.augment, self.vocab, self.seed = corpora, config, augment, vocab, seed
+        self.rank, self.world = rank, world
         self.items = [(c, i) for c, corpus in enumerate(corpora) for i in range(len(corpus))]
+        if not self.items:
+            raise ManifestError(
+                "there is no utterance to train on", "corpora with audio and text", "Check [data] train."
+            )
         self.lengths = np.array([corpora[c].seconds(i) for c, i in self.items])
-        weights = list(config.weights) + [1.0] * (len(corpora) - len(config.weights))
-        self.weights = np.array([weights[c] for c, _ in self.items])
+        for key in ("weights", "final_weights"):
+            weights = getattr(config, key)
+            if (
+                len(weights) > len(corpora)
+                or any(w < 0 for w in weights)
+                or (len(weights) == len(corpora) and not any(weights))
+            ):
+                raise ConfigError(
+                    f"[data] {key} is {weights}",
+                    f"a number from 0 on for each of {len(corpora)} corpora",
+                    "Correct it.",
+                )
+
+    def weights(self, epoch: int) -> NDArray[np.float64]:
+        """How often each item is heard in an epoch, on average, (items,)."""
+
+        def each(weights: list[float]) -> NDArray[np.float64]:
+            return np.array([*weights, *[1.0] * (len(self.corpora) - len(weights))], np.float64)
+
+        of_corpus = each(self.config.weights)
+        if self.config.final_weights:
+            done = min(1.0, epoch / max(1, self.config.curriculum_epochs))
+            of_corpus = of_corpus + done * (each(self.config.final_weights) - of_corpus)
+        return of_corpus[[c for c, _ in self.items]]
 
     def plan(self, epoch: int) -> list[list[int]]:
         """Item numbers of every batch of an epoch, in order."""
         rng = np.random.default_rng([self.seed, epoch])
-        copies = np.floor(self.weights + rng.random(len(self.items))).astype(int)
+        copies = np.floor(self.weights(epoch) + rng.random(len(self.items))).astype(int)
         chosen = np.repeat(np.arange(len(self.items)), copies)
         lengths = self.lengths[chosen] * np.exp(rng.normal(0, 0.08, len(chosen)))
         plan: list[list[int]] = []
@@ -145,7 +212,8 @@ class Batches:
             plan = [plan[i] for i in order]
         return plan
 
-    def _utterance(self, epoch: int, item: int) -> tuple[Samples, str]:
+    def utterance(self, epoch: int, item: int) -> tuple[Samples, str]:
+        """Augmented samples (S,) and text of one item."""
         corpus, index = self.items[item]
         samples, text = self.corpora[corpus].samples(index), self.corpora[corpus].utterances[index].text
         if self.augment is None:
@@ -161,34 +229,62 @@ class Batches:
         other_corpus, other = self.items[int(rng.integers(len(self.items)))]
         return augment_samples(samples, self.corpora[other_corpus].samples(other), self.augment, rng), text
 
-    def make(self, epoch: int, items: list[int]) -> Batch:
-        """Read, augment and pad the utterances of one batch."""
-        pairs = [self._utterance(epoch, item) for item in items]
+    def make(self, epoch: int, position: int, items: list[int]) -> Batch:
+        """Read, augment and pad this process's share of one batch."""
+        share = items[self.rank :: self.world]
+        weight = 1.0 if share else 0.0
+        share = share or items[:1]
+        pairs = [self.utterance(epoch, item) for item in share]
         lengths = torch.tensor([len(samples) for samples, _ in pairs])
         padded = torch.zeros(len(pairs), int(lengths.max()))
         for row, (samples, _) in enumerate(pairs):
             padded[row, : len(samples)] = torch.from_numpy(samples)
         tokens = [self.vocab.encode(text) for _, text in pairs]
         return Batch(
+            epoch,
+            position,
+            share,
             padded,
             lengths,
             torch.tensor([t for line in tokens for t in line]),
             torch.tensor([len(line) for line in tokens]),
-            float(lengths.sum()) / RATE_HZ,
+            weight,
         )
 
-    def from_position(self, epoch: int, position: int) -> Iterator[tuple[int, int, Batch]]:
-        """Batches for ever from (epoch, position in the epoch) on, prepared one ahead in another thread."""
+    def _keys(self, epoch: int, position: int) -> Iterator[tuple[int, int, list[int]]]:
+        while True:
+            for at, items in enumerate(self.plan(epoch)[position:], position):
+                yield epoch, at, items
+            epoch, position = epoch + 1, 0
+
+    def from_position(self, epoch: int, position: int) -> Iterator[Batch]:
+        """Batches for ever from (epoch, position in the epoch) on, prepared ahead in processes, or in a thread."""
+        keys = self._keys(epoch, position)
+        if self.config.workers:
+            yield from DataLoader(
+                _Prepared(self),
+                batch_size=None,
+                sampler=keys,  # type: ignore[arg-type]
+                num_workers=self.config.workers,
+                multiprocessing_context="spawn",
+                prefetch_factor=4,
+            )
         with ThreadPoolExecutor(1) as pool:
-            waiting = None
-            while True:
-                plan = self.plan(epoch)
-                for at in range(position, len(plan)):
-                    following = pool.submit(self.make, epoch, plan[at])
-                    if waiting is not None:
-                        yield waiting[0], waiting[1], waiting[2].result()
-                    waiting = (epoch, at, following)
-                epoch, position = epoch + 1, 0
+            waiting = pool.submit(self.make, *next(keys))
+            for key in keys:
+                following = pool.submit(self.make, *key)
+                yield waiting.result()
+                waiting = following
+
+
+class _Prepared(Dataset[Batch]):
+    """Batches by their keys, for torch's loader."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+
+    def __getitem__(self, key: tuple[int, int, list[int]]) -> Batch:
+        return self._batches.make(*key)
 
 
 def rng_of(*keys: int) -> Generator:

@@ -1,25 +1,30 @@
-"""Release a checkpoint into `models/`: `python -m train.export RUN models/NAME`."""
+"""Release a checkpoint into `models/`: `python -m train.export RUN models/NAME --dev MANIFEST`."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import jiwer
+
 from streamasr import bundle
-from streamasr.config import BeamConfig, FeatureConfig, ModelConfig, from_mapping
+from streamasr.config import BeamConfig
 from streamasr.engine import Engine
 from streamasr.errors import StreamasrError
 from streamasr.evaluation import evaluate
 from streamasr.model import AsrModel
 from streamasr.text import Vocab
-from train import checkpoint
-from train.data import cache_root
+from train.checkpoint import load_model
+from train.data import Corpus, cache_root
+from train.evaluate import word_errors
 
-SOURCES = {
+LICENCES = {  # of corpora without a file LICENCE, by a part of their name
     "commonvoice": "Common Voice (CC0)",
     "librispeech": "LibriSpeech (CC BY 4.0)",
     "ljspeech": "LJ Speech (public domain)",
@@ -29,43 +34,69 @@ SOURCES = {
 }
 
 
-def load_model(path: Path) -> tuple[AsrModel, dict[str, Any], dict[str, Any]]:
-    """The averaged weights of a checkpoint as a model, its configuration, and the checkpoint."""
-    saved = checkpoint.load(path)
-    config = json.loads(saved["config"])
-    features = from_mapping(FeatureConfig, config["features"], str(path))
-    model = AsrModel(features, from_mapping(ModelConfig, config["model"], str(path)), len(Vocab()))
-    model.load_state_dict(saved["average"])
-    return model.eval(), config, saved
+def licence_of(corpus: Path) -> str:
+    """What its file LICENCE says, or what is known of its name."""
+    file = (corpus if corpus.is_dir() else corpus.parent) / "LICENCE"
+    if file.is_file():
+        return file.read_text(encoding="utf-8").splitlines()[0]
+    return next((text for key, text in LICENCES.items() if key in corpus.name), f"{corpus.name} (licence not recorded)")
 
 
-def card(name: str, config: dict[str, Any], facts: dict[str, Any], figures: dict[str, dict[str, Any]], command: str) -> str:
+def processor() -> str:
+    """The name of this machine's processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def set_name(manifest: Path) -> str:
+    """Name of a development set in tables: its folder and its own name."""
+    folder = manifest if manifest.is_dir() else manifest.parent
+    return f"{folder.resolve().parent.name}/{folder.resolve().name}"
+
+
+def card(
+    name: str, config: dict[str, Any], facts: dict[str, Any], figures: dict[str, list[dict[str, Any]]], command: str
+) -> str:
     """The model card, in Markdown."""
-    trained_on = [Path(p).name for p in config["data"]["train"]]
-    licences = sorted({text for key, text in SOURCES.items() if any(key in corpus for corpus in trained_on)})
-    rows = [
-        f"| {manifest} | {greedy['wer']:.1f} | {greedy['cer']:.1f} | {beam['wer']:.1f} | {beam['rtf']:.3f} | {beam['utterances']} |"
-        for manifest, (greedy, beam) in figures.items()
-    ]
+    trained_on = [Path(path) for path in config["data"]["train"]]
+    licences = sorted({licence_of(corpus) for corpus in trained_on})
+    if facts["streaming"]:
+        kind = f"- Streaming. Lookahead: {facts['lookahead_ms']:g} ms; a window of 25 ms and half a chunk are added."
+        heading = "through the streaming path, no language model"
+    else:
+        kind, heading = (
+            "- Offline: bidirectional, it needs the whole utterance.",
+            "on whole utterances, no language model",
+        )
+    rows = []
+    for manifest, measured in figures.items():
+        greedy, beam = measured[0], measured[-1]
+        shown = f"{beam['wer']:.1f} | {beam['rtf']:.3f}" if len(measured) > 1 else f"- | {greedy['rtf']:.3f}"
+        rows.append(f"| {manifest} | {greedy['wer']:.1f} | {greedy['cer']:.1f} | {shown} | {greedy['utterances']} |")
     return "\n".join(
         [
             f"# {name}",
             "",
             "English, 16 kHz, characters (blank, space, a-z, apostrophe). Part of streamasr, Apache-2.0.",
             "",
+            kind,
             f"- Parameters: {facts['parameters'] / 1e6:.2f} million. Frame: {facts['frame_ms']:g} ms.",
-            f"- Lookahead: {facts['lookahead_ms']:g} ms, to which a window of 25 ms and half a chunk are added.",
-            f"- Trained on: {', '.join(trained_on)}.",
+            f"- Trained on: {', '.join(corpus.name for corpus in trained_on)}.",
             f"- Licences of the data: {'; '.join(licences)}.",
             f"- Training: {facts['heard_h']:.0f} hours of (augmented, repeated) speech heard in {facts['step']} steps,"
-            f" {facts['trained_h']:.1f} hours of wall-clock time on a CPU.",
+            f" {facts['trained_h']:.1f} hours of wall-clock time on {facts['hardware']}.",
             f"- Made by `{command}` at commit {facts['commit']}.",
             "",
-            "## Measured through the streaming path, no language model",
+            f"## Measured {heading}",
             "",
             "| set | WER %, greedy | CER %, greedy | WER %, beam | RTF | utterances |",
             "|---|---|---|---|---|---|",
             *rows,
+            "",
+            f"RTF: real-time factor on one stream, on {facts['measured_on']}.",
             "",
             "## Known failures",
             "",
@@ -77,29 +108,59 @@ def card(name: str, config: dict[str, Any], facts: dict[str, Any], figures: dict
     )
 
 
-def export(source: Path, target: Path, dev: list[Path], command: str) -> dict[str, Any]:
-    """Write a bundle from a checkpoint, measured on manifests through the streaming path. Returns the figures."""
+def measure_whole(model: AsrModel, manifest: Path, limit: int) -> dict[str, Any]:
+    """Greedy figures of a model on whole utterances, in the form of `streamasr.evaluation.evaluate`."""
+    corpus = Corpus(manifest, 40.0)
+    began = time.perf_counter()
+    wer, pairs = word_errors(model, corpus, Vocab(), limit)
+    took_s = time.perf_counter() - began
+    seconds = sum(corpus.seconds(i) for i in range(0, len(corpus), max(1, len(corpus) // limit) if limit else 1))
+    cer = 100 * jiwer.cer([r for r, _ in pairs], [h for _, h in pairs])
+    return {
+        "wer": round(wer, 2),
+        "cer": round(cer, 2),
+        "rtf": round(took_s / seconds, 4),
+        "seconds": round(seconds, 1),
+        "utterances": len(pairs),
+    }
+
+
+def export(
+    source: Path, target: Path, dev: list[Path], command: str, *, limit: int = 0
+) -> dict[str, list[dict[str, Any]]]:
+    """Write a bundle from a checkpoint, measured on manifests.
+
+    Args:
+        limit: utterances of each manifest to measure on (0: all).
+
+    Returns:
+        for each manifest the figures with greedy search and with the beam; of an offline model the greedy ones alone.
+    """
     model, config, saved = load_model(source)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
     facts: dict[str, Any] = {
+        "streaming": not model.config.bidirectional,
         "parameters": model.parameter_count,
         "lookahead_ms": model.lookahead_ms,
         "frame_ms": model.frame_ms,
         "step": saved["step"],
         "heard_h": round(saved["heard_h"], 2),
         "trained_h": round(saved["trained_s"] / 3600, 2),
-        "commit": commit,
+        "hardware": saved.get("hardware", "a CPU"),
+        "measured_on": processor(),
+        "commit": commit.strip() or "unknown",
     }
     arguments = (model, model.features.config, model.config, Vocab())
     bundle.save(target, *arguments, facts, f"# {target.name}\n")
-    figures: dict[str, Any] = {}
+    figures: dict[str, list[dict[str, Any]]] = {}
+    loaded = bundle.load(str(target.resolve()))
     for manifest in dev:
-        loaded = bundle.load(str(target))
-        figures[f"{manifest.parent.name}/{manifest.name}"] = [
-            evaluate(manifest, Engine(loaded, BeamConfig(width=1))),
-            evaluate(manifest, Engine(loaded)),
-        ]
-    facts["wer"] = {name: pair[1]["wer"] for name, pair in figures.items()}
+        if facts["streaming"]:
+            engines = [Engine(loaded, BeamConfig(width=1)), Engine(loaded)]
+            figures[set_name(manifest)] = [evaluate(manifest, engine, limit) for engine in engines]
+        else:
+            figures[set_name(manifest)] = [measure_whole(loaded.model, manifest, limit)]
+    facts["wer"] = {name: measured[-1]["wer"] for name, measured in figures.items()}
     bundle.save(target, *arguments, facts, card(target.name, config, facts, figures, command))
     return figures
 
@@ -110,6 +171,7 @@ def main() -> int:
     parser.add_argument("run", help="a run's name, or the path of a checkpoint")
     parser.add_argument("target", type=Path, help="for example models/small")
     parser.add_argument("--dev", type=Path, action="append", default=[], help="a manifest or directory to measure on")
+    parser.add_argument("--limit", type=int, default=0, help="utterances of each to measure on; all by default")
     arguments = parser.parse_args()
     named = cache_root() / "runs" / arguments.run / "latest.pt"
     try:
@@ -118,6 +180,7 @@ def main() -> int:
             arguments.target,
             arguments.dev,
             f"python -m train.export {arguments.run} {arguments.target}",
+            limit=arguments.limit,
         )
     except StreamasrError as error:
         print(f"train.export: {error}", file=sys.stderr)

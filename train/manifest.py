@@ -1,4 +1,7 @@
-"""Corpora as manifests: one line an utterance, tab-separated: audio path relative to the manifest, seconds, speaker, text."""
+"""Corpora as manifests: one line an utterance, tab-separated.
+
+The columns are the audio's path relative to the manifest, its seconds, the speaker, and the text.
+"""
 
 from __future__ import annotations
 
