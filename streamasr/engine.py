@@ -6,7 +6,7 @@ Nothing here has a thread, a clock, a file or a global; any number of streams sh
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -114,10 +114,19 @@ class Engine:
         history = features.samples.new_zeros(1, self.bundle.feature_config.mels, 0)
         return StreamState(features, history, network, self.decoder.start())
 
-    def tuned(self, endpoint: EndpointConfig) -> Engine:
-        """An engine on the same model with other endpoint rules; states of either go on in the other."""
+    def tuned(self, endpoint: EndpointConfig | None = None, hotwords: Mapping[str, float] | None = None) -> Engine:
+        """An engine on the same model with other endpoint rules, or hotwords (phrases and boosts); None: as they are.
+
+        States of either go on in the other where the hotwords are the same.
+
+        Raises:
+            DecoderError: hotwords that cannot be spelled.
+        """
         other = copy.copy(self)
-        other.endpointer = Endpointer(endpoint, self.model.frame_ms, self.bundle.vocab.space)
+        if endpoint is not None:
+            other.endpointer = Endpointer(endpoint, self.model.frame_ms, self.bundle.vocab.space)
+        if hotwords is not None:
+            other.decoder = Decoder(self.bundle.vocab, self.decoder.config, self.frame_s, hotwords=hotwords)
         return other
 
     def time_s(self, state: StreamState) -> float:

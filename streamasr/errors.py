@@ -16,7 +16,9 @@ and exits with a non-zero status, and nothing that was already transcribed is lo
     │   └── ChecksumError    weights that differ from their checksum
     ├── ManifestError        a corpus manifest
     ├── DecoderError         logits, language model or hotwords that the decoder cannot use
-    └── OutputError          a transcript that cannot be written
+    ├── OutputError          a transcript that cannot be written
+    ├── ProtocolError        a message or request that means nothing to the other side
+    └── ServerError          a caption server that cannot start, refused, or was lost
 """
 
 from __future__ import annotations
@@ -87,3 +89,11 @@ class DecoderError(StreamasrError):
 
 class OutputError(StreamasrError):
     """A transcript that cannot be written."""
+
+
+class ProtocolError(StreamasrError):
+    """A message or request that means nothing to the other side."""
+
+
+class ServerError(StreamasrError):
+    """A caption server that cannot start, refused, or was lost."""

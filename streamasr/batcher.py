@@ -1,0 +1,480 @@
+"""Many streams, one model: one thread takes the steps of all streams, those of equal shapes together.
+
+A stream hands in samples and commands from any thread and gets `Report`s back. Each stream is fed whole chunks, so that
+the streams' states have equal shapes and one step of the network serves them all; endpoint rules, re-warming and the
+beam are the engine's own, stream by stream. What a stream gets does not depend on who else is connected: only the
+rounding of the matrix products may differ in its last bits.
+
+In one round a stream takes one chunk, so one that sends faster than real time waits for its turn like the others.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from streamasr.engine import Engine, Step, StreamState, Work
+from streamasr.errors import StreamasrError
+from streamasr.events import End, Event, Partial
+from streamasr.layers import State
+
+Samples = NDArray[np.float32]
+Shapes: TypeAlias = tuple[tuple[int, ...], ...]
+
+UNIT_S = 0.04  # chunks are whole multiples of this, one output frame of the network
+LONGEST_CHUNKS = 8  # the most chunks taken at once of what waits
+log = logging.getLogger("streamasr.batcher")
+
+
+class Report(NamedTuple):
+    """What became of a stream's last samples and commands.
+
+    Attributes:
+        events: in order; the last one is `End` when the stream is over.
+        time_s: seconds of audio heard so far, gaps included.
+        samples: samples heard so far.
+        marks: what was given to `Stream.mark` and is reached now.
+        error: the stream is over because of this.
+    """
+
+    events: Sequence[Event]
+    time_s: float
+    samples: int
+    marks: tuple[Any, ...] = ()
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Something to do between two samples."""
+
+    kind: str  # finalize | finish | peek | skip | tune | mark
+    value: Any = None
+
+
+class Stream:
+    """One stream of a batcher; its methods may be called from any thread."""
+
+    def __init__(self, batcher: Batcher, engine: Engine, receive: Callable[[Report], None]) -> None:
+        self.receive = receive
+        self.engine = engine
+        self.state: StreamState = engine.start()  # only the batcher's thread touches it
+        self.waiting: collections.deque[Samples | Command] = collections.deque()
+        self.samples = 0  # that wait
+        self.commands = 0  # that wait
+        self.since = 0.0  # monotonic time when there was first enough for a chunk
+        self.over = False
+        self._batcher = batcher
+
+    @property
+    def backlog_s(self) -> float:
+        """Seconds of audio that wait."""
+        return self.samples / self.engine.rate_hz
+
+    def feed(self, samples: Samples) -> None:
+        """Hear these samples, (S,) float32 mono at the model's rate."""
+        if len(samples):
+            self._batcher.put(self, samples)
+
+    def finalize(self) -> None:
+        """End the utterance once all samples until now are heard."""
+        self._batcher.put(self, Command("finalize"))
+
+    def finish(self) -> None:
+        """End the stream once all samples until now are heard; the last event is `End`."""
+        self._batcher.put(self, Command("finish"))
+
+    def skip(self, seconds: float) -> None:
+        """Let the clock jump once all samples until now are heard."""
+        self._batcher.put(self, Command("skip", seconds))
+
+    def peek(self, token: Any) -> None:
+        """Ask for the best guess at all that was heard: a report with the mark (token, Partial)."""
+        self._batcher.put(self, Command("peek", token))
+
+    def tune(self, engine: Engine) -> None:
+        """Go on with an engine on the same model; where it has other hotwords, the utterance ends."""
+        self._batcher.put(self, Command("tune", engine))
+
+    def mark(self, token: Any) -> None:
+        """Ask for a report once whatever can be heard of the samples until now is heard."""
+        self._batcher.put(self, Command("mark", token))
+
+    def close(self) -> None:
+        """Forget the stream; nothing more is reported."""
+        self._batcher.forget(self)
+
+
+@dataclass
+class Load:
+    """What a batcher has done; read without a lock, for metrics."""
+
+    rounds: int = 0
+    steps: int = 0
+    stepped: int = 0  # streams in all steps together
+    audio_s: float = 0.0
+    busy_s: float = 0.0
+    observe: Callable[[int, float], None] | None = None  # streams and seconds of each step
+
+
+class Batcher:
+    """One thread that steps the streams of `engine`'s model.
+
+    Args:
+        wait_s: the longest that a stream with enough samples waits for others.
+        chunk_s: samples are taken in chunks of this length.
+        most: the most streams in one step; 1 is one stream after the other.
+        deliver: called in the batcher's thread with the reports of a step; by default each goes to its stream's
+            `receive` at once.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        wait_s: float = 0.01,
+        chunk_s: float = 0.08,
+        most: int = 64,
+        deliver: Callable[[list[tuple[Stream, Report]]], None] | None = None,
+    ) -> None:
+        self.engine, self.load = engine, Load()
+        self._wait_s, self._most = wait_s, most
+        self._unit = round(UNIT_S * engine.rate_hz)
+        self._chunk = max(1, round(chunk_s / UNIT_S)) * self._unit
+        self._deliver = deliver or _hand_out
+        self._changed = threading.Condition()
+        self._streams: dict[Stream, None] = {}
+        self._stopping = False
+        self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
+        self._thread.start()
+
+    def open(self, receive: Callable[[Report], None], engine: Engine | None = None) -> Stream:
+        """A new stream; `engine` is one on the same model (`Engine.tuned`)."""
+        stream = Stream(self, engine or self.engine, receive)
+        with self._changed:
+            self._streams[stream] = None
+        return stream
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def put(self, stream: Stream, item: Samples | Command) -> None:
+        """Append to what waits; see the methods of `Stream`."""
+        with self._changed:
+            was_ready = self._is_ready(stream)
+            stream.waiting.append(item)
+            if isinstance(item, Command):
+                stream.commands += 1
+            else:
+                stream.samples += len(item)
+            if not was_ready and self._is_ready(stream):
+                stream.since = time.monotonic()
+                self._changed.notify()
+
+    def forget(self, stream: Stream) -> None:
+        """See `Stream.close`."""
+        with self._changed:
+            stream.over = True
+            self._streams.pop(stream, None)
+            stream.waiting.clear()
+            stream.samples = stream.commands = 0
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Stop the thread; what waits is dropped."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _is_ready(self, stream: Stream) -> bool:
+        return not stream.over and (stream.commands > 0 or stream.samples >= self._chunk)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                ready = self._wait()
+                if self._stopping:
+                    return
+                jobs = [self._take(stream, alone=len(ready) == 1) for stream in ready]
+            self.load.rounds += 1
+            began = time.perf_counter()
+            self._run([_Task(stream, job) for stream, job in zip(ready, jobs, strict=True)])
+            self.load.busy_s += time.perf_counter() - began
+
+    def _wait(self) -> list[Stream]:
+        """The streams that are ready, once all are or one has waited long enough."""
+        while not self._stopping:
+            ready = [stream for stream in self._streams if self._is_ready(stream)]
+            if not ready:
+                self._changed.wait()
+                continue
+            late_s = time.monotonic() - min(stream.since for stream in ready)
+            if len(ready) == len(self._streams) or late_s >= self._wait_s:
+                return ready
+            self._changed.wait(self._wait_s - late_s)
+        return []
+
+    def _take(self, stream: Stream, alone: bool) -> list[Samples | Command]:
+        """The samples of one chunk, or all of fewer before a command, and the commands after them."""
+        most = self._chunk
+        if alone:
+            while most < LONGEST_CHUNKS * self._chunk and stream.samples >= 2 * most:
+                most *= 2
+        parts: list[Samples] = []
+        taken = 0
+        room = most + (-stream.state.samples) % self._unit  # back to whole units after an end in between
+        while stream.waiting and taken < room:
+            item = stream.waiting[0]
+            if isinstance(item, Command):
+                break
+            parts.append(item[: room - taken])
+            taken += len(parts[-1])
+            if len(parts[-1]) < len(item):
+                stream.waiting[0] = item[len(parts[-1]) :]
+            else:
+                stream.waiting.popleft()
+        heard = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        commands: list[Command] = []
+        while stream.waiting and isinstance(command := stream.waiting[0], Command):
+            commands.append(command)
+            stream.waiting.popleft()
+        if commands and all(command.kind in ("mark", "peek") for command in commands):
+            # these need no exact place: what does not fill a unit waits on, so that shapes stay equal
+            loose = (stream.state.samples + len(heard)) % self._unit
+            if loose and loose <= len(heard):
+                stream.waiting.appendleft(heard[len(heard) - loose :])
+                heard = heard[: len(heard) - loose]
+        stream.samples -= len(heard)
+        stream.commands -= len(commands)
+        return [heard, *commands]
+
+    @torch.inference_mode()
+    def _run(self, tasks: list[_Task]) -> None:
+        """The work of one round, steps of equal shapes together."""
+        asking = [task for task in tasks if task.advance(None)]
+        self._report([task for task in tasks if task not in asking])
+        while asking:
+            groups: dict[Shapes, list[_Task]] = {}
+            for task in asking:
+                assert task.request
+                groups.setdefault(_shapes(task.request), []).append(task)
+            asking = []
+            for group in groups.values():
+                for start in range(0, len(group), self._most):
+                    done, more = self._step(group[start : start + self._most])
+                    asking += more
+                    self._report(done)
+
+    def _step(self, tasks: list[_Task]) -> tuple[list[_Task], list[_Task]]:
+        """One step of the network for all; the tasks that are done, and those that ask for another."""
+        began = time.perf_counter()
+        requests = [task.request for task in tasks if task.request is not None]
+        try:
+            answers = step_together(self.engine, requests)
+        except Exception as error:
+            log.exception("a step of the network failed")
+            for task in tasks:
+                task.error = error
+            return tasks, []
+        self.load.steps += 1
+        self.load.stepped += len(tasks)
+        if self.load.observe:
+            self.load.observe(len(tasks), time.perf_counter() - began)
+        more = [task for task, answer in zip(tasks, answers, strict=True) if task.advance(answer)]
+        return [task for task in tasks if task not in more], more
+
+    def _report(self, tasks: list[_Task]) -> None:
+        reports = []
+        for task in tasks:
+            stream, report = task.stream, task.report()
+            self.load.audio_s += task.heard / stream.engine.rate_hz
+            with self._changed:
+                if stream.over:
+                    continue
+                if report.error or (report.events and isinstance(report.events[-1], End)):
+                    stream.over = True
+                    self._streams.pop(stream, None)
+            reports.append((stream, report))
+        if reports:
+            try:
+                self._deliver(reports)
+            except Exception:  # a defect of the receiver, who must not stop the others
+                log.exception("a report could not be delivered")
+
+
+class _Task:
+    """What one stream does in one round."""
+
+    def __init__(self, stream: Stream, job: list[Samples | Command]) -> None:
+        self.stream = stream
+        self.heard = len(job[0]) if not isinstance(job[0], Command) else 0
+        self.error: Exception | None = None
+        self.request: Step | None = None
+        self._state, self._events, self._marks = stream.state, [], []  # type: ignore[var-annotated]
+        self._work = self._do(job)
+
+    def advance(self, answer: tuple[Tensor, tuple[State, ...]] | None) -> bool:
+        """Go on with the network's answer; true where another step is asked for."""
+        try:
+            self.request = next(self._work) if answer is None else self._work.send(answer)
+        except StopIteration:
+            self.request = None
+        except StreamasrError as error:
+            self.error, self.request = error, None
+        except Exception as error:
+            log.exception("a stream failed")
+            self.error, self.request = error, None
+        return self.request is not None
+
+    def report(self) -> Report:
+        """What came of it; the stream takes on its new state."""
+        self.stream.state = self._state
+        time_s = self.stream.engine.time_s(self._state)
+        return Report(self._events, time_s, self._state.samples, tuple(self._marks), self.error)
+
+    def _do(self, job: list[Samples | Command]) -> Work[None]:
+        stream = self.stream
+        for item in job:
+            if not isinstance(item, Command):
+                if len(item):
+                    events, self._state = yield from stream.engine.feeding(item, self._state)
+                    self._events += events
+            elif item.kind == "mark":
+                self._marks.append(item.value)
+            elif item.kind == "peek":
+                partial: Partial = yield from stream.engine.peeking(self._state)
+                self._marks.append((item.value, partial))
+            elif item.kind == "finalize":
+                events, self._state = yield from stream.engine.finalizing(self._state)
+                self._events += events
+            elif item.kind == "skip":
+                events, self._state = yield from stream.engine.skipping(item.value, self._state)
+                self._events += events
+            elif item.kind == "tune":
+                events, self._state = yield from _tuning(stream.engine, item.value, self._state)
+                self._events += events
+                stream.engine = item.value
+            else:
+                self._events += yield from stream.engine.finishing(self._state)
+                return
+
+
+def _tuning(old: Engine, new: Engine, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
+    """Go over to another engine; another decoder begins a new utterance."""
+    if new.decoder is old.decoder:
+        return [], state
+    events, ended = yield from old.finalizing(state)
+    shift_s = ended.shift_s + ended.beam.frames * old.frame_s
+    return events, ended._replace(beam=new.decoder.start(), shift_s=shift_s)
+
+
+def step_together(engine: Engine, requests: Sequence[Step]) -> list[tuple[Tensor, tuple[State, ...]]]:
+    """The answers to requests of equal shapes, from one step of the network."""
+    if len(requests) == 1:
+        return [engine.model.network.step(*requests[0])]
+    energies = torch.cat([request.energies for request in requests])
+    columns = zip(*(_leaves(request.network) for request in requests), strict=True)
+    gathered = _filled(requests[0].network, iter([torch.cat(column) for column in columns]))
+    logits, network = engine.model.network.step(energies, gathered)
+    rows = zip(*map(_rows, _leaves(network)), strict=True)
+    networks = [_filled(network, iter(row)) for row in rows]
+    return list(zip(_rows(logits), networks, strict=True))
+
+
+def _shapes(request: Step) -> Shapes:
+    return (tuple(request.energies.shape), *(tuple(leaf.shape) for leaf in _leaves(request.network)))
+
+
+def _rows(batch: Tensor) -> Sequence[Tensor]:
+    """Views of the streams of a batch, (1, ...) each."""
+    rows: Sequence[Tensor] = torch.split(batch, 1)
+    return rows
+
+
+def _leaves(state: State) -> list[Tensor]:
+    """The tensors of a state, in order."""
+    if isinstance(state, Tensor):
+        return [state]
+    return [leaf for part in state for leaf in _leaves(part)]
+
+
+def _filled(like: State, leaves: Iterator[Tensor]) -> State:
+    """A state of the same form with other tensors."""
+    if isinstance(like, Tensor):
+        return next(leaves)
+    parts = [_filled(part, leaves) for part in like]
+    return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
+
+
+def _hand_out(reports: list[tuple[Stream, Report]]) -> None:
+    for stream, report in reports:
+        stream.receive(report)
+
+
+class BatchedRecogniser:
+    """A batcher's streams for one that waits for each result, as the live path does: `live.Recogniser`."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self._batcher = batcher
+
+    def start(self) -> _Waiting:
+        """A stream of its own."""
+        return _Waiting(self._batcher)
+
+    def feed(self, samples: Samples, state: _Waiting) -> tuple[Sequence[Event], _Waiting]:
+        """As `Engine.feed`; the samples that do not fill a chunk are heard with the next ones."""
+        state.stream.feed(samples)
+        state.stream.mark(None)
+        return state.result().events, state
+
+    def peek(self, state: _Waiting) -> Partial:
+        """As `Engine.peek`."""
+        state.stream.peek(None)
+        partial: Partial = state.result().marks[0][1]
+        return partial
+
+    def skip(self, seconds: float, state: _Waiting) -> tuple[Sequence[Event], _Waiting]:
+        """As `Engine.skip`."""
+        state.stream.skip(seconds)
+        state.stream.mark(None)
+        return state.result().events, state
+
+    def finish(self, state: _Waiting) -> Sequence[Event]:
+        """As `Engine.finish`."""
+        state.stream.finish()
+        return state.result().events
+
+
+class _Waiting:
+    """A stream whose reports are waited for."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self._arrived = threading.Semaphore(0)
+        self._reports: collections.deque[Report] = collections.deque()
+        self.stream = batcher.open(self._receive)
+
+    def _receive(self, report: Report) -> None:
+        self._reports.append(report)
+        self._arrived.release()
+
+    def result(self) -> Report:
+        """The reports up to the next mark or the end, as one."""
+        events: list[Event] = []
+        while True:
+            self._arrived.acquire()
+            report = self._reports.popleft()
+            events += report.events
+            if report.error:
+                raise report.error
+            if report.marks or (events and isinstance(events[-1], End)):
+                return report._replace(events=events)
