@@ -2,10 +2,10 @@
 
 Prefix search after Hannun et al., "First-Pass Large Vocabulary Continuous Speech Recognition using Bi-Directional
 Recurrent DNNs" (2014): a prefix has the mass of its alignments that end in a blank and of those that end in its last
-token. Masses are kept relative to the best prefix, in float64; the logarithm of what was divided out is in `scale`.
+token. Masses are kept relative to the best prefix, in float64, and the logarithm of what was divided out beside them.
 
-Prefixes are the nodes of a tree that holds live hypotheses only. Its root is the prefix that they all share: whatever
-lies above it was handed out as committed and cannot change any more.
+An extension is looked at only where a bound of its score beats the worst prefix of a full beam, so that frames in which
+the blank dominates cost little and nothing is changed by leaving the rest out.
 """
 
 from __future__ import annotations
@@ -15,364 +15,210 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streamasr.align import align
+from streamasr.agreement import agreement, judge
+from streamasr.align import AT_FRAME, AT_NODE, AT_TOKEN, PEAK, align
 from streamasr.compiled import entry, inner
+from streamasr.gains import Models, gain, inherit, parting
+from streamasr.tree import (
+    AGREED,
+    COUNT,
+    CREATED,
+    FACTOR,
+    FRAME,
+    LAST,
+    LEAP,
+    PARENT,
+    RISE,
+    ROOT,
+    SIBLING,
+    SLOT,
+    TOKEN,
+    USES,
+    Arrays,
+    elder,
+    find,
+    free,
+    grow,
+    part,
+    release,
+)
 
 BLANK = 0
-PARENT, TOKEN, USES, CREATED, CHILD, SIBLING, SLOT = range(7)  # columns of `nodes`; USES: children, and a beam entry
-NODE_FIELDS = 7
-AGREED = 0  # columns of `values`
-VALUE_FIELDS = 1
-FRAME, COUNT, ROOT, FREE, FRESH, LAST = range(6)  # places in `clock`
-CLOCK_FIELDS = 6
-FINE, NOT_A_NUMBER, INFINITE, IMPOSSIBLE = range(4)  # what `search` returns
-TINY = 1e-250  # hypotheses below this share of the best are dropped whatever the options say
-
-
-class Arrays(NamedTuple):
-    """The numbers of one stream; of B streams with B in front of every shape."""
-
-    nodes: NDArray[np.int32]  # (N, NODE_FIELDS) the tree
-    values: NDArray[np.float64]  # (N, VALUE_FIELDS) AGREED: share of hypotheses with the word before this space, or -1
-    beam: NDArray[np.int32]  # (W,) nodes of the live hypotheses, best first
-    masses: NDArray[np.float64]  # (W, 2) of alignments that end in a blank, in the last token
-    recent: NDArray[np.float32]  # (R, V) log-probabilities of the last frames, frame t in row t modulo R
-    clock: NDArray[
-        np.int64
-    ]  # (CLOCK_FIELDS,) frames so far, entries, root, free nodes, frame of the last committed token
-    scale: NDArray[np.float64]  # (1,)
+STAY = -1  # in place of a token: the prefix stays as it is
+STAYS_ENDED, STAYS_RUNNING, SCORE, NEW_ENDED, NEW_RUNNING = range(5)  # columns of `sums`
+SOURCE, NEXT, ENTRY = range(3)  # columns of `picks`
+TOKEN_OUT, FRAME_OUT, PEAK_OUT, AGREED_OUT = range(4)  # columns of tokens that are handed out
+FINE, NOT_A_NUMBER, INFINITE, IMPOSSIBLE = range(4)  # what may be wrong with log-probabilities
 
 
 class Options(NamedTuple):
-    """What does not change while a decoder lives."""
+    """`prune`: the least log-probability of a token; `drop`: the least share of the best that a hypothesis may have."""
 
-    width: int
-    space: int
-    tail: int  # frames that a token may stay uncommitted
-    prune: float  # log-probability
-    drop: float  # share of the best hypothesis
+    prune: float
+    drop: float
 
 
-class Tokens(NamedTuple):
-    """Tokens with their times, M places each; `filled` (1,) says how many."""
-
-    token: NDArray[np.int32]
-    frame: NDArray[np.int32]
-    peak: NDArray[np.float64]  # log-probability at that frame
-    agreed: NDArray[np.float64]  # for a space: share of hypotheses with the word before it
-    filled: NDArray[np.int64]
-
-
-class _Scratch(NamedTuple):
-    odds: NDArray[np.float64]  # (V,)
-    active: NDArray[np.int32]  # (V,)
-    stays: NDArray[np.float64]  # (W, 2)
-    seen: NDArray[np.int64]  # (W, V) frame + 1 at which this extension was found to be in the beam
-    scores: NDArray[np.float64]  # (W,)
-    sources: NDArray[np.int32]  # (W,)
-    tokens: NDArray[np.int32]  # (W,) or -1: the prefix stays
-    entries: NDArray[np.int32]  # (W,)
-    fresh: NDArray[np.float64]  # (W, 2)
-    path: NDArray[np.int32]  # (R,)
-    letters: NDArray[np.int32]  # (R,)
-    frames: NDArray[np.int32]  # (R,)
-    peaks: NDArray[np.float64]  # (R,)
+class Scratch(NamedTuple):
+    odds: NDArray[np.float64]  # (V,) probabilities of this frame
+    sums: NDArray[np.float64]  # (W, 5)
+    picks: NDArray[np.int32]  # (W, 3)
+    path: NDArray[np.int32]  # (R, 3)
+    trellis: NDArray[np.float64]  # (3, 2R + 2)
     back: NDArray[np.uint8]  # (R, 2R + 2)
-    trellis: NDArray[np.float64]  # (2, 2R + 2)
 
 
 @inner
-def _scratch(width: int, recent: int, vocabulary: int) -> _Scratch:
-    return _Scratch(
+def _scratch(width: int, recent: int, vocabulary: int) -> Scratch:
+    states = 2 * recent + 2
+    return Scratch(
         np.zeros(vocabulary),
-        np.zeros(vocabulary, np.int32),
-        np.zeros((width, 2)),
-        np.zeros((width, vocabulary), np.int64),
-        np.zeros(width),
-        np.zeros(width, np.int32),
-        np.zeros(width, np.int32),
-        np.zeros(width, np.int32),
-        np.zeros((width, 2)),
-        np.zeros(recent, np.int32),
-        np.zeros(recent, np.int32),
-        np.zeros(recent, np.int32),
-        np.zeros(recent),
-        np.zeros((recent, 2 * recent + 2), np.uint8),
-        np.zeros((2, 2 * recent + 2)),
+        np.zeros((width, 5)),
+        np.zeros((width, 3), np.int32),
+        np.zeros((recent, 3), np.int32),
+        np.zeros((3, states)),
+        np.zeros((recent, states), np.uint8),
     )
 
 
 @inner
-def _grow(s: Arrays, parent: int, token: int) -> int:
-    """A new node below `parent`."""
-    node = s.clock[FREE]
-    if node >= 0:
-        s.clock[FREE] = s.nodes[node, PARENT]
-    else:
-        node = s.clock[FRESH]
-        s.clock[FRESH] += 1
-    fields = s.nodes[node]
-    fields[PARENT], fields[TOKEN], fields[USES], fields[CREATED] = parent, token, 0, s.clock[FRAME]
-    fields[CHILD], fields[SIBLING], fields[SLOT] = -1, s.nodes[parent, CHILD], -1
-    s.nodes[parent, CHILD] = node
-    s.nodes[parent, USES] += 1
-    s.values[node, AGREED] = -1.0
-    return node  # type: ignore[no-any-return]
-
-
-@inner
-def _free(s: Arrays, node: int) -> None:
-    s.nodes[node, USES] = -1
-    s.nodes[node, PARENT] = s.clock[FREE]
-    s.clock[FREE] = node
-
-
-@inner
-def _release(s: Arrays, node: int) -> None:
-    """Free a node that is out of use, and with it every ancestor that was there for it alone."""
-    while node != s.clock[ROOT] and s.nodes[node, USES] == 0:
-        parent = s.nodes[node, PARENT]
-        sibling = s.nodes[parent, CHILD]
-        if sibling == node:
-            s.nodes[parent, CHILD] = s.nodes[node, SIBLING]
-        else:
-            while s.nodes[sibling, SIBLING] != node:
-                sibling = s.nodes[sibling, SIBLING]
-            s.nodes[sibling, SIBLING] = s.nodes[node, SIBLING]
-        s.nodes[parent, USES] -= 1
-        _free(s, node)
-        node = parent
-
-
-@inner
-def _find(s: Arrays, parent: int, token: int) -> int:
-    node = s.nodes[parent, CHILD]
-    while node >= 0 and s.nodes[node, TOKEN] != token:
-        node = s.nodes[node, SIBLING]
-    return node  # type: ignore[no-any-return]
-
-
-@inner
-def _offer(w: _Scratch, count: int, score: float, source: int, token: int) -> int:
+def _offer(w: Scratch, count: int, score: float, source: int, token: int) -> int:
     """Take a candidate into the sorted list of the best; the earlier of equals stays ahead. Returns their number."""
-    width = w.scores.shape[0]
-    if not score > 0.0 or (count == width and score <= w.scores[width - 1]):
+    width = w.sums.shape[0]
+    if not score > 0.0 or (count == width and score <= w.sums[width - 1, SCORE]):
         return count
     place = count if count < width else width - 1
-    while place > 0 and w.scores[place - 1] < score:
-        w.scores[place] = w.scores[place - 1]
-        w.sources[place] = w.sources[place - 1]
-        w.tokens[place] = w.tokens[place - 1]
+    while place > 0 and w.sums[place - 1, SCORE] < score:
+        w.sums[place, SCORE] = w.sums[place - 1, SCORE]
+        w.picks[place, SOURCE] = w.picks[place - 1, SOURCE]
+        w.picks[place, NEXT] = w.picks[place - 1, NEXT]
         place -= 1
-    w.scores[place], w.sources[place], w.tokens[place] = score, source, token
+    w.sums[place, SCORE], w.picks[place, SOURCE], w.picks[place, NEXT] = score, source, token
     return count + 1 if count < width else width
 
 
 @inner
-def _emit(row: NDArray[np.float32], options: Options, w: _Scratch) -> float:
-    """Probabilities of this frame relative to its best token, which is returned; greedy leaves only that one."""
+def _emit(row: NDArray[np.float32], prune: float, greedy: bool, w: Scratch) -> float:
+    """Probabilities of a frame relative to its best token; greedy leaves only that one. Returns its log-probability."""
     top = 0
     for token in range(row.shape[0]):
         if row[token] > row[top]:
             top = token
     for token in range(row.shape[0]):
-        kept = token == top if options.width == 1 else (row[token] >= options.prune or token == top)
+        kept = token == top or (not greedy and row[token] >= prune)
         w.odds[token] = np.exp(np.float64(row[token]) - np.float64(row[top])) if kept else 0.0
     return np.float64(row[top])  # type: ignore[no-any-return]
 
 
 @inner
-def _frame(s: Arrays, row: NDArray[np.float32], options: Options, w: _Scratch) -> None:
-    """Move every hypothesis over one frame and keep the best `width`."""
-    nodes, stamp = s.nodes, s.clock[FRAME] + 1
-    live = s.clock[COUNT]
-    top = _emit(row, options, w)
-    count = 0
-    strongest = 0.0
-    for i in range(live):
+def _stay(s: Arrays, w: Scratch) -> int:
+    """Masses of the prefixes in the beam after this frame, from themselves and each other. Returns their number."""
+    count = np.int64(0)
+    for i in range(s.clock[COUNT]):
         node = s.beam[i]
-        token = nodes[node, TOKEN]
-        ended, running = s.masses[i]
-        w.stays[i, 0] = (ended + running) * w.odds[BLANK]
-        stays = running * w.odds[token] if token >= 0 else 0.0
-        parent = nodes[node, PARENT]
-        if parent >= 0:
-            j = nodes[parent, SLOT]
-            if j >= 0:  # the prefix one token shorter lives too: its extension is this one
-                repeat = nodes[parent, TOKEN] == token
-                stays += (s.masses[j, 0] if repeat else s.masses[j, 0] + s.masses[j, 1]) * w.odds[token]
-                w.seen[j, token] = stamp
-        w.stays[i, 1] = stays
-        count = _offer(w, count, w.stays[i, 0] + stays, i, -1)
-        strongest = max(strongest, ended + running)
-    bar = w.scores[options.width - 1] if count == options.width else 0.0
-    active = 0
-    for token in range(row.shape[0]):
-        if token != BLANK and strongest * w.odds[token] > bar:  # the others cannot enter a full beam
-            w.active[active] = token
-            active += 1
-    for i in range(live):
-        token = nodes[s.beam[i], TOKEN]
-        whole = s.masses[i, 0] + s.masses[i, 1]
-        for a in range(active):
-            other = w.active[a]
-            if w.seen[i, other] != stamp:
-                count = _offer(w, count, (s.masses[i, 0] if other == token else whole) * w.odds[other], i, other)
-    _replace(s, count, options, w)
-    s.scale[0] += top + np.log(w.scores[0])
+        token, parent = s.nodes[node, TOKEN], s.nodes[node, PARENT]
+        running = s.masses[i, 1] * w.odds[token] if token >= 0 else 0.0
+        if parent >= 0 and s.nodes[parent, SLOT] >= 0:  # the prefix one token shorter grows into this one
+            j = s.nodes[parent, SLOT]
+            mass = s.masses[j, 0] if s.nodes[parent, TOKEN] == token else s.masses[j, 0] + s.masses[j, 1]
+            running += mass * w.odds[token] * s.values[node, FACTOR]
+        w.sums[i, STAYS_ENDED] = (s.masses[i, 0] + s.masses[i, 1]) * w.odds[BLANK]
+        w.sums[i, STAYS_RUNNING] = running
+        count = _offer(w, count, w.sums[i, STAYS_ENDED] + running, i, np.int64(STAY))
+    return count  # type: ignore[no-any-return]
 
 
 @inner
-def _replace(s: Arrays, count: int, options: Options, w: _Scratch) -> None:
-    """Make the chosen candidates the beam."""
+def _extend(s: Arrays, m: Models, count: int, w: Scratch) -> int:
+    """Offer the prefixes one token longer that are not in the beam. Returns the number of prefixes chosen."""
+    width, vocabulary = w.sums.shape[0], w.odds.shape[0]
+    scored = m.lm.trie_best.shape[0] > 0 or m.following.shape[0] > 0
+    loudest = 0.0
+    for token in range(vocabulary):
+        if token != BLANK and w.odds[token] > loudest:
+            loudest = w.odds[token]
+    for i in range(s.clock[COUNT]):
+        node = np.int64(s.beam[i])
+        whole = s.masses[i, 0] + s.masses[i, 1]
+        rise, leap = s.values[node, RISE], s.values[node, LEAP]
+        if count == width and whole * loudest * max(rise, leap) <= w.sums[width - 1, SCORE]:
+            continue
+        for token in range(vocabulary):
+            if token == BLANK or w.odds[token] == 0.0:
+                continue
+            score = (s.masses[i, 0] if s.nodes[node, TOKEN] == token else whole) * w.odds[token]
+            bound = score * (leap if token == m.space else rise)
+            if count == width and bound <= w.sums[width - 1, SCORE]:
+                continue
+            longer = find(s, node, token)
+            if longer >= 0 and s.nodes[longer, SLOT] >= 0:
+                continue
+            if scored:
+                score *= np.exp(gain(s, m, node, token))
+            count = _offer(w, count, score, i, token)
+    return count
+
+
+@inner
+def _replace(s: Arrays, m: Models, count: int, drop: float, w: Scratch) -> None:
+    """Make the chosen prefixes the beam; those below the share `drop` of the best are left out."""
     live = s.clock[COUNT]
-    best = w.scores[0]
-    while w.scores[count - 1] < best * options.drop:
+    best = w.sums[0, SCORE]
+    while w.sums[count - 1, SCORE] < best * drop:
         count -= 1
     for i in range(live):
-        w.entries[i] = s.beam[i]
+        w.picks[i, ENTRY] = s.beam[i]
         s.nodes[s.beam[i], SLOT] = -1
     for k in range(count):
-        source, token = w.sources[k], w.tokens[k]
-        if token < 0:
-            s.beam[k] = w.entries[source]
-            w.fresh[k, 0] = w.stays[source, 0] / best
-            w.fresh[k, 1] = w.stays[source, 1] / best
+        source, token = w.picks[k, SOURCE], np.int64(w.picks[k, NEXT])
+        node = np.int64(w.picks[source, ENTRY])
+        if token == STAY:
+            w.sums[k, NEW_ENDED] = w.sums[source, STAYS_ENDED] / best
+            w.sums[k, NEW_RUNNING] = w.sums[source, STAYS_RUNNING] / best
         else:
-            node = _find(s, w.entries[source], token)
-            s.beam[k] = node if node >= 0 else _grow(s, w.entries[source], token)
-            w.fresh[k, 0] = 0.0
-            w.fresh[k, 1] = w.scores[k] / best
-        s.nodes[s.beam[k], SLOT] = k
-        s.nodes[s.beam[k], USES] += 1
+            w.sums[k, NEW_ENDED] = 0.0
+            w.sums[k, NEW_RUNNING] = w.sums[k, SCORE] / best
+            parent = node
+            node = np.int64(find(s, parent, token))
+            if node < 0:
+                node = grow(s, parent, token)
+                inherit(s, m, parent, node, token)
+        s.beam[k] = node
+        s.nodes[node, SLOT] = k
+        s.nodes[node, USES] += 1
     for k in range(count):
-        s.masses[k, 0], s.masses[k, 1] = w.fresh[k, 0], w.fresh[k, 1]
+        s.masses[k, 0], s.masses[k, 1] = w.sums[k, NEW_ENDED], w.sums[k, NEW_RUNNING]
     s.clock[COUNT] = count
     for i in range(live):
-        s.nodes[w.entries[i], USES] -= 1
+        s.nodes[w.picks[i, ENTRY], USES] -= 1
     for i in range(live):
-        _release(s, w.entries[i])
+        release(s, w.picks[i, ENTRY])
 
 
 @inner
-def _same_word(s: Arrays, one: int, other: int, space: int) -> bool:
-    """Whether the words that end at two nodes are spelled alike, as far back as the root."""
-    root = s.clock[ROOT]
-    while one != other:
-        a, b = s.nodes[one, TOKEN], s.nodes[other, TOKEN]
-        if (a == space or a < 0) and (b == space or b < 0):
-            return True
-        if a != b or one == root or other == root:
-            return False
-        one, other = s.nodes[one, PARENT], s.nodes[other, PARENT]
-    return True
-
-
-@inner
-def agreement(s: Arrays, end: int, space: int) -> float:
-    """Share of the mass of hypotheses whose latest words, finished or growing, include the word that ends at `end`."""
-    agreed, total = 0.0, 0.0
-    root = s.clock[ROOT]
-    for i in range(s.clock[COUNT]):
-        mass = s.masses[i, 0] + s.masses[i, 1]
-        total += mass
-        node = s.beam[i]
-        same = s.nodes[node, TOKEN] != space and _same_word(s, end, node, space)
-        if not same:
-            while node != root and s.nodes[node, TOKEN] != space:
-                node = s.nodes[node, PARENT]
-            same = node != root and _same_word(s, end, s.nodes[node, PARENT], space)
-        if same:
-            agreed += mass
-    return agreed / total
-
-
-@inner
-def _through(s: Arrays, wanted: int) -> float:
-    """Share of the mass of hypotheses that continue the prefix `wanted`."""
-    agreed, total = 0.0, 0.0
-    for i in range(s.clock[COUNT]):
-        mass = s.masses[i, 0] + s.masses[i, 1]
-        total += mass
-        node = s.beam[i]
-        while node != wanted and node != s.clock[ROOT]:
-            node = s.nodes[node, PARENT]
-        if node == wanted:
-            agreed += mass
-    return agreed / total
-
-
-@inner
-def _judge(s: Arrays, space: int) -> None:
-    """Measure the agreement on each word of the best hypothesis in the frame in which its space first appears there."""
-    node, latest = s.beam[0], True
-    while node != s.clock[ROOT]:
-        if s.nodes[node, TOKEN] == space:
-            if s.values[node, AGREED] >= 0.0:  # this prefix led before, so all its words are measured
-                return
-            s.values[node, AGREED] = agreement(s, s.nodes[node, PARENT], space) if latest else _through(s, node)
-            latest = False
-        node = s.nodes[node, PARENT]
-
-
-@inner
-def _trace(s: Arrays, w: _Scratch) -> int:
+def _trace(s: Arrays, w: Scratch) -> int:
     """The path of the best hypothesis below the root, with its times. Returns its length."""
     root, node = s.clock[ROOT], s.beam[0]
-    length = 0
+    length = np.int64(0)
     while node != root:
         length += 1
         node = s.nodes[node, PARENT]
     node = s.beam[0]
     for k in range(length - 1, -1, -1):
-        w.path[k] = node
-        w.letters[k] = s.nodes[node, TOKEN]
+        w.path[k, AT_NODE], w.path[k, AT_TOKEN] = node, s.nodes[node, TOKEN]
         node = s.nodes[node, PARENT]
     last = s.clock[FRAME] - 1
     first = max(s.clock[LAST] + 1, last - s.recent.shape[0] + 1)
     cut = first > s.clock[LAST] + 1
-    before = s.nodes[root, TOKEN]
-    align(w.letters, length, before, s.recent, first, last, cut, w.frames, w.peaks, w.back, w.trellis)
-    return length
-
-
-@inner
-def _part(s: Arrays, base: int, branch: int, keep: bool) -> None:
-    """Keep, or else drop, the hypotheses that leave `base` through its child `branch`."""
-    count = s.clock[COUNT]
-    kept = 0
-    for i in range(count):
-        node = s.beam[i]
-        above = node
-        while above != base and above != branch:
-            above = s.nodes[above, PARENT]
-        if (above == branch) == keep:
-            s.beam[kept] = node
-            s.masses[kept, 0], s.masses[kept, 1] = s.masses[i, 0], s.masses[i, 1]
-            s.nodes[node, SLOT] = kept
-            kept += 1
-        else:
-            s.nodes[node, SLOT] = -1
-            s.nodes[node, USES] -= 1
-            _release(s, node)
-    s.clock[COUNT] = kept
-
-
-@inner
-def _elder(s: Arrays, base: int, tail: int) -> int:
-    """A child of `base` that has stayed uncommitted for too long, or -1."""
-    node = s.nodes[base, CHILD]
-    while node >= 0 and s.clock[FRAME] - 1 - s.nodes[node, CREATED] < tail:
-        node = s.nodes[node, SIBLING]
-    return node  # type: ignore[no-any-return]
+    align(w.path, length, s.nodes[root, TOKEN], s.recent, first, last, cut, w.trellis, w.back)
+    return length  # type: ignore[no-any-return]
 
 
 @inner
 def _room(s: Arrays, base: int) -> int:
     """The last frame that the token of `base` may have so that what every hypothesis adds still fits behind it."""
-    most = 0
+    most = np.int64(0)
     for i in range(s.clock[COUNT]):
-        needed = 1 if s.masses[i, 0] > 0.0 else 0
+        needed = np.int64(1 if s.masses[i, 0] > 0.0 else 0)
         node = s.beam[i]
         while node != base:
             parent = s.nodes[node, PARENT]
@@ -383,67 +229,85 @@ def _room(s: Arrays, base: int) -> int:
 
 
 @inner
-def _hand_out(s: Arrays, count: int, limit: int, out: Tokens, w: _Scratch) -> None:
-    """Commit the first `count` tokens of the traced path, the last of them at frame `limit` or before."""
-    root = s.clock[ROOT]
-    for k in range(count - 1, -1, -1):
-        w.frames[k] = min(w.frames[k], limit)
-        above = w.letters[k - 1] if k > 0 else s.nodes[root, TOKEN]
-        limit = w.frames[k] - (2 if above == w.letters[k] else 1)
+def _write(s: Arrays, count: int, out: NDArray[np.float64], place: int, w: Scratch) -> None:
+    """Copy the first `count` tokens of the traced path to `out` from `place` on."""
     for k in range(count):
-        place = out.filled[0]
-        out.token[place], out.frame[place], out.peak[place] = w.letters[k], w.frames[k], w.peaks[k]
-        out.agreed[place] = s.values[w.path[k], AGREED]
-        out.filled[0] += 1
-        _free(s, root)
-        root = w.path[k]
-    s.clock[LAST] = w.frames[count - 1]
+        row = out[place + k]
+        row[TOKEN_OUT], row[FRAME_OUT], row[PEAK_OUT] = w.path[k, AT_TOKEN], w.path[k, AT_FRAME], w.trellis[PEAK, k]
+        row[AGREED_OUT] = s.values[w.path[k, AT_NODE], AGREED]
+
+
+@inner
+def _hand_out(s: Arrays, count: int, out: NDArray[np.float64], place: int, w: Scratch) -> None:
+    """Commit the first `count` tokens of the traced path."""
+    root = np.int64(s.clock[ROOT])
+    limit = _room(s, w.path[count - 1, AT_NODE])
+    for k in range(count - 1, -1, -1):
+        w.path[k, AT_FRAME] = min(w.path[k, AT_FRAME], limit)
+        above = w.path[k - 1, AT_TOKEN] if k > 0 else s.nodes[root, TOKEN]
+        limit = w.path[k, AT_FRAME] - (2 if above == w.path[k, AT_TOKEN] else 1)
+    _write(s, count, out, place, w)
+    for k in range(count):
+        free(s, root)
+        root = np.int64(w.path[k, AT_NODE])
+    s.clock[LAST] = w.path[count - 1, AT_FRAME]
     s.clock[ROOT] = root
     s.nodes[root, PARENT], s.nodes[root, SIBLING] = -1, -1
 
 
 @inner
-def _commit(s: Arrays, options: Options, out: Tokens, w: _Scratch) -> None:
-    """Hand out what all hypotheses share, and what has waited for longer than the tail."""
+def _commit(s: Arrays, out: NDArray[np.float64], place: int, w: Scratch) -> int:
+    """Hand out what all hypotheses share, and what has waited beyond the tail. Returns the number of tokens."""
     base = s.clock[ROOT]
+    count = np.int64(0)
     alone = s.nodes[base, USES] == 1 and s.nodes[base, SLOT] < 0
-    if not alone and _elder(s, base, options.tail) < 0:
-        return
+    if not alone and elder(s, base) < 0:
+        return count  # type: ignore[no-any-return]
     length = _trace(s, w)
-    count = 0
     while True:
         if s.nodes[base, USES] == 1 and s.nodes[base, SLOT] < 0:
-            base = w.path[count]
+            base = np.int64(w.path[count, AT_NODE])
             count += 1
             continue
-        elder = _elder(s, base, options.tail)
-        if elder < 0:
+        old = elder(s, base)
+        if old < 0:
             break
-        if count < length and s.clock[FRAME] - 1 - s.nodes[w.path[count], CREATED] >= options.tail:
-            _part(s, base, w.path[count], True)
-        else:
-            _part(s, base, elder, False)
-    if count:
-        _hand_out(s, count, _room(s, base), out, w)
+        ahead = w.path[count, AT_NODE] if count < length else old
+        leads = count < length and s.nodes[ahead, CREATED] <= s.nodes[old, CREATED]
+        part(s, base, ahead if leads else old, leads)
+    if count > 0:
+        _hand_out(s, count, out, place, w)
+    return count  # type: ignore[no-any-return]
 
 
 @inner
-def _of(batch: Arrays, b: int) -> Arrays:
-    return Arrays(
-        batch.nodes[b], batch.values[b], batch.beam[b], batch.masses[b], batch.recent[b], batch.clock[b], batch.scale[b]
-    )
+def _settle(s: Arrays, m: Models) -> None:
+    """Score the hypotheses as complete texts and bring the best to the front."""
+    best, highest = np.int64(0), 0.0
+    for i in range(s.clock[COUNT]):
+        factor = np.exp(parting(s, m, s.beam[i]))
+        s.masses[i, 0] *= factor
+        s.masses[i, 1] *= factor
+        mass = s.masses[i, 0] + s.masses[i, 1]
+        if mass > highest:
+            best, highest = i, mass
+    node, ended, running = s.beam[best], s.masses[best, 0], s.masses[best, 1]
+    for i in range(best, 0, -1):
+        s.beam[i], s.masses[i, 0], s.masses[i, 1] = s.beam[i - 1], s.masses[i - 1, 0], s.masses[i - 1, 1]
+    s.beam[0], s.masses[0, 0], s.masses[0, 1] = node, ended, running
+    judge(s, m.space)
 
 
 @inner
-def _check(rows: NDArray[np.float32]) -> int:
+def _fault(rows: NDArray[np.float32]) -> int:
     for i in range(rows.shape[0]):
         possible = False
-        for value in rows[i]:
-            if np.isnan(value):
+        for token in range(rows.shape[1]):
+            if np.isnan(rows[i, token]):
                 return NOT_A_NUMBER
-            if value == np.inf:
+            if rows[i, token] == np.inf:
                 return INFINITE
-            possible |= value > -np.inf
+            possible |= rows[i, token] > -np.inf
         if not possible:
             return IMPOSSIBLE
     return FINE
@@ -451,47 +315,65 @@ def _check(rows: NDArray[np.float32]) -> int:
 
 @entry
 def search(
-    log_probs: NDArray[np.float32], lengths: NDArray[np.int64], batch: Arrays, options: Options, out: Tokens
+    log_probs: NDArray[np.float32],
+    lengths: NDArray[np.int64],
+    batch: Arrays,
+    options: Options,
+    m: Models,
+    out: NDArray[np.float64],
+    filled: NDArray[np.int64],
 ) -> tuple[int, int]:
     """Move B streams over (B, T, V) log-probabilities, `lengths` (B,) frames of each, in place.
+
+    Committed tokens go to `out` (B, M, 4), their numbers to `filled` (B,).
 
     Returns:
         the stream at fault, and what is wrong with its log-probabilities (FINE: nothing); then nothing was moved.
     """
     for b in range(log_probs.shape[0]):
-        fault = _check(log_probs[b, : lengths[b]])
+        fault = _fault(log_probs[b, : lengths[b]])
         if fault != FINE:
             return b, fault
-    w = _scratch(options.width, batch.recent.shape[1], log_probs.shape[2])
+    width, held = batch.beam.shape[1], batch.recent.shape[1]
+    w = _scratch(width, held, log_probs.shape[2])
     for b in range(log_probs.shape[0]):
-        s = _of(batch, b)
-        results = Tokens(out.token[b], out.frame[b], out.peak[b], out.agreed[b], out.filled[b])
-        for i in range(options.width):
-            for token in range(log_probs.shape[2]):
-                w.seen[i, token] = 0
+        s = Arrays(
+            batch.nodes[b],
+            batch.values[b],
+            batch.beam[b],
+            batch.masses[b],
+            batch.recent[b],
+            batch.clock[b],
+            batch.scale[b],
+        )
         for t in range(lengths[b]):
             row = log_probs[b, t]
-            place = s.clock[FRAME] % s.recent.shape[0]
+            kept = s.recent[s.clock[FRAME] % held]
             for token in range(row.shape[0]):
-                s.recent[place, token] = row[token]
-            _frame(s, row, options, w)
+                kept[token] = row[token]
+            top = _emit(row, options.prune, width == 1, w)
+            count = _extend(s, m, _stay(s, w), w)
+            _replace(s, m, count, options.drop, w)
+            s.scale[0] += top + np.log(w.sums[0, SCORE])
             s.clock[FRAME] += 1
-            _judge(s, options.space)
-            _commit(s, options, results, w)
+            judge(s, m.space)
+            filled[b] += _commit(s, out[b], filled[b], w)
     return 0, FINE
 
 
 @entry
-def trace(s: Arrays, options: Options, out: Tokens) -> float:
-    """Write the uncommitted tokens of the best hypothesis to `out`; nothing else changes.
+def trace(s: Arrays, m: Models, ended: bool, out: NDArray[np.float64]) -> tuple[int, float]:
+    """Write the uncommitted tokens of the best hypothesis to `out` (M, 4); the state changes only if `ended`.
+
+    Args:
+        ended: the text is complete, so hypotheses are scored as such and the best of those comes to the front.
 
     Returns:
-        the share of hypotheses that have the word it ends with (of the last word where it ends with a space).
+        the number of tokens; the share of hypotheses that have the word that the best one ends with.
     """
     w = _scratch(1, s.recent.shape[0], s.recent.shape[1])
+    if ended:
+        _settle(s, m)
     length = _trace(s, w)
-    for k in range(length):
-        out.token[k], out.frame[k], out.peak[k] = w.letters[k], w.frames[k], w.peaks[k]
-        out.agreed[k] = s.values[w.path[k], AGREED]
-    out.filled[0] = length
-    return agreement(s, s.beam[0], options.space)
+    _write(s, length, out, np.int64(0), w)
+    return length, agreement(s, s.beam[0], m.space)

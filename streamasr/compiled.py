@@ -1,17 +1,30 @@
-"""How the decoder is compiled: by numba at first use, kept on disk after that."""
+"""How the decoder is compiled: by numba at first use, and kept on disk after that."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from numba import njit
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 
+SOURCES = ("agreement", "align", "beam", "gains", "lexicon", "lm", "ngram", "tree")
+
+
+def _digest() -> str:
+    """What the machine code is made from: numba itself looks only at the file of the function that is called."""
+    digest = hashlib.sha256()
+    for name in SOURCES:
+        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return digest.hexdigest()[:12]
+
 
 def entry(function: FunctionT) -> FunctionT:
-    """Compile a function that Python calls; the machine code is cached next to the source, or in the user's cache."""
+    """Compile a function that Python calls; the machine code is kept next to the source, or in the user's cache."""
+    function.__qualname__ += f"_{_digest()}"  # part of the name of the kept file
     return njit(cache=True, nogil=True)(function)  # type: ignore[return-value]
 
 

@@ -67,14 +67,24 @@ class ModelConfig:
 class BeamConfig:
     """The CTC prefix beam: see `ctc`.
 
-    `width` 1 is greedy. `prune` leaves out tokens below this log-probability, `drop` hypotheses below this log-share of
-    the best; `tail_s` is the longest that text may stay tentative.
+    Attributes:
+        width: hypotheses kept; 1 is greedy.
+        prune, drop: log-probability of a token, and log-share of the best hypothesis, below which they are left out.
+        tail_s: the longest that text may stay tentative.
+        alpha, beta: weight of the language model, and the log-score that every word gains with it.
+        confidence_bias, confidence_agreed, confidence_peak: a word's confidence is the logistic function of bias +
+            agreed * log-odds of its share of the beam + peak * mean log-probability of its letters.
     """
 
     width: int = 8
     prune: float = -12.0
     tail_s: float = 4.0
     drop: float = -20.0
+    alpha: float = 0.5
+    beta: float = 1.0
+    confidence_bias: float = 0.0
+    confidence_agreed: float = 0.5
+    confidence_peak: float = 2.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,18 +11,23 @@ The search itself is compiled: see `beam` for it and for its source.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamasr import beam
+from streamasr import beam, tree
 from streamasr.config import BeamConfig
 from streamasr.errors import DecoderError
-from streamasr.text import Vocab
+from streamasr.gains import Models
+from streamasr.hotwords import build
+from streamasr.lm import LanguageModel, LmTables
+from streamasr.text import ALPHABET, Vocab
 
 FRAME_S = 0.04
+RIVAL = 1e-4  # share of the beam that is granted to unseen rivals of a word
+TINY = 1e-250  # hypotheses below this share of the best are dropped whatever `drop` says
 
 LogProbs = NDArray[np.float32]
 
@@ -39,7 +44,7 @@ class SpokenWord(NamedTuple):
 class BeamState(NamedTuple):
     """One stream: the live hypotheses, and what was committed since the utterance began."""
 
-    arrays: beam.Arrays
+    arrays: tree.Arrays
     text: str = ""  # committed
     words: tuple[SpokenWord, ...] = ()  # committed together with the space after them
     growing: tuple[tuple[str, int, float], ...] = ()  # committed letters after the last space: frame, log-probability
@@ -47,7 +52,7 @@ class BeamState(NamedTuple):
     @property
     def frames(self) -> int:
         """Frames consumed since the stream began."""
-        return int(self.arrays.clock[beam.FRAME])
+        return int(self.arrays.clock[tree.FRAME])
 
 
 class Reading(NamedTuple):
@@ -69,10 +74,17 @@ class Decoder:
     `config.width` 1 is greedy: exactly the most probable token of each frame, repeats merged, blanks removed.
 
     Raises:
-        DecoderError: a beam width or tail below 1, or a `prune` or `drop` that is no log-probability.
+        DecoderError: options out of range, a language model with other characters, or hotwords that cannot be spelled.
     """
 
-    def __init__(self, vocab: Vocab, config: BeamConfig | None = None, frame_s: float = FRAME_S) -> None:
+    def __init__(
+        self,
+        vocab: Vocab,
+        config: BeamConfig | None = None,
+        frame_s: float = FRAME_S,
+        lm: LanguageModel | None = None,
+        hotwords: Mapping[str, float] | None = None,
+    ) -> None:
         self.vocab, self.config = vocab, config or BeamConfig()
         width, tail = self.config.width, round(self.config.tail_s / frame_s)
         if width < 1:
@@ -84,22 +96,40 @@ class Decoder:
         for name, value in (("prune", self.config.prune), ("drop", self.config.drop)):
             if not value < 0:
                 raise DecoderError(f"beam.{name} is {value:g}", "a number below 0", f"Correct beam.{name}.")
-        drop = max(math.exp(self.config.drop), beam.TINY)
-        self._options = beam.Options(width, vocab.space, tail, float(self.config.prune), drop)
+        if self.config.alpha < 0:
+            raise DecoderError(f"beam.alpha is {self.config.alpha:g}", "0 or more", "Correct beam.alpha.")
+        if lm and vocab.tokens != ALPHABET:
+            got = f"the language model spells with other characters than the model's {len(vocab)} tokens"
+            raise DecoderError(got, "the tokens " + "".join(ALPHABET), "Decode without the language model.")
+        self._width, self._tail, self._space = width, tail, vocab.space
+        tables = lm.tables if lm else no_tables()
+        phrases = build(hotwords or {}, vocab)
+        self._options = beam.Options(float(self.config.prune), max(math.exp(self.config.drop), TINY))
+        self._models = Models(
+            vocab.space,
+            float(self.config.alpha),
+            float(self.config.beta),
+            float(tables.log_prob[1]) if lm else 0.0,
+            phrases.greatest,
+            phrases.following,
+            phrases.pending,
+            phrases.paid,
+            tables,
+        )
 
     def start(self) -> BeamState:
         """The state before the first frame: one hypothesis, the empty text."""
-        width, recent = self._options.width, self._options.tail + 1
-        arrays = beam.Arrays(
-            nodes=np.zeros((width + 1, beam.NODE_FIELDS), np.int32),
-            values=np.full((width + 1, beam.VALUE_FIELDS), -1.0),
+        width = self._width
+        arrays = tree.Arrays(
+            nodes=np.zeros((width + 1, tree.NODE_FIELDS), np.int32),
+            values=np.zeros((width + 1, tree.VALUE_FIELDS)),
             beam=np.zeros(width, np.int32),
             masses=np.zeros((width, 2)),
-            recent=np.zeros((recent, len(self.vocab)), np.float32),
-            clock=np.zeros(beam.CLOCK_FIELDS, np.int64),
+            recent=np.zeros((self._tail + 1, len(self.vocab)), np.float32),
+            clock=np.zeros(tree.CLOCK_FIELDS, np.int64),
             scale=np.zeros(1),
         )
-        return BeamState(_plant(arrays, token=-1, ended=1.0, running=0.0, frame=0, last=-1))
+        return BeamState(self._plant(arrays, token=-1, ended=1.0, running=0.0, frame=0, last=-1))
 
     def step(self, log_probs: LogProbs, state: BeamState) -> BeamState:
         """The state after the frames (T, V) of natural log-probabilities; T may be 0.
@@ -119,56 +149,55 @@ class Decoder:
         for b, given in enumerate(log_probs):
             rows[b, : len(given)] = given
         arrays = self._stack(states, longest)
-        out = _tokens((streams,), longest + self._options.tail + 1)
-        faulty, fault = beam.search(rows, lengths, arrays, self._options, out)
+        out, filled = np.empty((streams, longest + self._tail + 1, 4)), np.zeros(streams, np.int64)
+        faulty, fault = beam.search(rows, lengths, arrays, self._options, self._models, out, filled)
         if fault != beam.FINE:
             raise _fault(fault, f" of stream {faulty}" if streams > 1 else "")
-        after = []
-        for b, state in enumerate(states):
-            own = beam.Arrays(*(a[b] for a in arrays))
-            count = int(out.filled[b, 0])
-            moved = state._replace(arrays=own)
-            if count:
-                moved = self._append(moved, beam.Tokens(*(column[b] for column in out)))
-            after.append(moved)
-        return after
+        return [
+            self._append(state._replace(arrays=tree.Arrays(*(a[b] for a in arrays))), out[b, : filled[b]])
+            for b, state in enumerate(states)
+        ]
 
     def read(self, state: BeamState) -> Reading:
         """The text so far, its words and their frames; of the tail, those of the best hypothesis."""
-        out = _tokens((), len(state.arrays.recent))
-        agreed = beam.trace(state.arrays, self._options, out)
-        whole = self._append(state, out)
-        words = whole.words
-        if whole.growing:
-            words = (*words, _word(whole.growing, agreed))
+        whole, agreed = self._trace(state, ended=False)
+        words = (*whole.words, self._word(whole.growing, agreed)) if whole.growing else whole.words
         known = len(state.words)
         return Reading(state.text, whole.text[len(state.text) :], state.words, words[known:])
 
     def finish(self, state: BeamState) -> tuple[tuple[SpokenWord, ...], BeamState]:
         """The words of the utterance, final, and the state in which the next one begins; its frames count on."""
-        words = self.read(state).all_words
-        arrays = beam.Arrays(*(a.copy() for a in state.arrays))
-        best = int(arrays.beam[0])
-        out = _tokens((), len(arrays.recent))
-        beam.trace(arrays, self._options, out)
-        count = int(out.filled[0])
-        last = int(out.frame[count - 1]) if count else int(arrays.clock[beam.LAST])
-        ended, running = arrays.masses[0]
-        token = int(arrays.nodes[best, beam.TOKEN])
-        return words, BeamState(_plant(arrays, token, ended, running, state.frames, last))
+        whole, agreed = self._trace(state._replace(arrays=_copy(state.arrays)), ended=True)
+        words = (*whole.words, self._word(whole.growing, agreed)) if whole.growing else whole.words
+        arrays = whole.arrays
+        ended, running = arrays.masses[0] / arrays.masses[0].sum()
+        token = int(arrays.nodes[arrays.beam[0], tree.TOKEN])
+        return words, BeamState(self._plant(arrays, token, ended, running, state.frames, int(arrays.clock[tree.LAST])))
 
     def hypotheses(self, state: BeamState) -> list[tuple[str, float]]:
         """The live hypotheses, best first: the text after what is committed, and the log of its probability."""
         arrays = state.arrays
         found = []
-        for entry in range(int(arrays.clock[beam.COUNT])):
+        for entry in range(int(arrays.clock[tree.COUNT])):
             node, tail = int(arrays.beam[entry]), []
-            while node != arrays.clock[beam.ROOT]:
-                tail.append(int(arrays.nodes[node, beam.TOKEN]))
-                node = int(arrays.nodes[node, beam.PARENT])
+            while node != arrays.clock[tree.ROOT]:
+                tail.append(int(arrays.nodes[node, tree.TOKEN]))
+                node = int(arrays.nodes[node, tree.PARENT])
             score = math.log(arrays.masses[entry].sum()) + float(arrays.scale[0])
             found.append((self.vocab.decode(reversed(tail)), score))
         return found
+
+    def alternatives(self, state: BeamState, count: int) -> list[tuple[str, float]]:
+        """The `count` best texts of the utterance if it ended here, and the logs of their probabilities.
+
+        They differ in the uncommitted tail only: what is committed has no alternatives any more.
+        """
+        settled, _ = self._trace(state._replace(arrays=_copy(state.arrays)), ended=True)
+        total: dict[str, float] = {}
+        for tail, log_prob in self.hypotheses(settled):
+            text = " ".join((state.text + tail).split())
+            total[text] = float(np.logaddexp(total.get(text, -math.inf), log_prob))
+        return sorted(total.items(), key=lambda item: -item[1])[:count]
 
     def _check(self, rows: LogProbs) -> int:
         shape = np.shape(rows)
@@ -179,61 +208,76 @@ class Decoder:
             )
         return int(shape[0])
 
-    def _stack(self, states: Sequence[BeamState], frames: int) -> beam.Arrays:
+    def _stack(self, states: Sequence[BeamState], frames: int) -> tree.Arrays:
         """Copies of the arrays of all states, one row each, with room for the nodes that `frames` may add."""
-        width, tail = self._options.width, self._options.tail
-        used = max(int(state.arrays.clock[beam.FRESH]) for state in states)
-        capacity = min(used + width * frames, width * (tail + 2)) + 1
-        nodes = np.empty((len(states), capacity, beam.NODE_FIELDS), np.int32)
-        values = np.empty((len(states), capacity, beam.VALUE_FIELDS))
+        used = max(int(state.arrays.clock[tree.FRESH]) for state in states)
+        capacity = min(used + self._width * frames, self._width * (self._tail + 2)) + 1
+        nodes = np.empty((len(states), capacity, tree.NODE_FIELDS), np.int32)
+        values = np.empty((len(states), capacity, tree.VALUE_FIELDS))
         for b, state in enumerate(states):
-            rows = int(state.arrays.clock[beam.FRESH])
+            rows = int(state.arrays.clock[tree.FRESH])
             nodes[b, :rows] = state.arrays.nodes[:rows]
             values[b, :rows] = state.arrays.values[:rows]
-        rest = (np.stack(column) for column in zip(*(state.arrays[2:] for state in states), strict=True))
-        return beam.Arrays(nodes, values, *rest)
+        rest = (np.array(column) for column in zip(*(state.arrays[2:] for state in states), strict=True))
+        return tree.Arrays(nodes, values, *rest)
 
-    def _append(self, state: BeamState, out: beam.Tokens) -> BeamState:
-        """The state with the tokens of `out` committed as far as text and words go."""
+    def _trace(self, state: BeamState, ended: bool) -> tuple[BeamState, float]:
+        """The state with its best hypothesis committed, but for the tree; the agreement on its last word."""
+        out = np.empty((len(state.arrays.recent), 4))
+        count, agreed = beam.trace(state.arrays, self._models, ended, out)
+        if ended and count:
+            state.arrays.clock[tree.LAST] = int(out[count - 1, beam.FRAME_OUT])
+        return self._append(state, out[:count]), agreed
+
+    def _append(self, state: BeamState, out: NDArray[np.float64]) -> BeamState:
+        """The state with the tokens of `out` (M, 4) committed as far as text and words go."""
+        if not len(out):
+            return state
         text, words, growing = state.text, list(state.words), list(state.growing)
-        for i in range(int(out.filled[0])):
-            token = int(out.token[i])
-            if token != self._options.space:
-                text += self.vocab.tokens[token]
-                growing.append((self.vocab.tokens[token], int(out.frame[i]), float(out.peak[i])))
+        for token, frame, peak, agreed in out.tolist():
+            if token != self._space:
+                text += self.vocab.tokens[int(token)]
+                growing.append((self.vocab.tokens[int(token)], int(frame), peak))
             elif growing:  # a space at the beginning or after another says nothing
                 text += " "
-                words.append(_word(growing, float(out.agreed[i])))
+                words.append(self._word(growing, agreed))
                 growing = []
         return BeamState(state.arrays, text, tuple(words), tuple(growing))
 
+    def _word(self, letters: Sequence[tuple[str, int, float]], agreed: float) -> SpokenWord:
+        text, frames, peaks = zip(*letters, strict=True)
+        config = self.config
+        odds = math.log((agreed + RIVAL) / (1.0 - agreed + RIVAL))
+        peak = sum(min(peak, 0.0) for peak in peaks) / len(peaks)
+        logit = config.confidence_bias + config.confidence_agreed * odds + config.confidence_peak * peak
+        return SpokenWord(
+            "".join(text), frames[0], frames[-1] + 1, 1.0 / (1.0 + math.exp(min(max(-logit, -50.0), 50.0)))
+        )
 
-def _word(letters: Sequence[tuple[str, int, float]], agreed: float) -> SpokenWord:
-    text, frames, peaks = zip(*letters, strict=True)
-    confidence = agreed * math.exp(sum(min(peak, 0.0) for peak in peaks) / len(peaks))
-    return SpokenWord("".join(text), frames[0], frames[-1] + 1, min(max(confidence, 0.0), 1.0))
+    def _plant(
+        self, arrays: tree.Arrays, token: int, ended: float, running: float, frame: int, last: int
+    ) -> tree.Arrays:
+        """The tree with nothing but a root after `token`, in place."""
+        arrays.nodes[0], arrays.values[0] = 0, 0.0
+        fields = [tree.PARENT, tree.CHILD, tree.SIBLING, tree.TOKEN, tree.USES, tree.HISTORY, tree.PHRASE]
+        arrays.nodes[0, fields] = -1, -1, -1, token, 1, self._models.lm.start, 0
+        arrays.values[0, [tree.AGREED, tree.FACTOR, tree.ENDING]] = -1.0, 1.0, tree.UNKNOWN_YET
+        arrays.values[0, [tree.RISE, tree.LEAP]] = math.exp(self._models.rise)
+        arrays.beam[0] = 0
+        arrays.masses[0] = ended, running
+        arrays.clock[:] = frame, 1, 0, -1, 1, last
+        arrays.scale[0] = 0.0
+        return arrays
 
 
-def _plant(arrays: beam.Arrays, token: int, ended: float, running: float, frame: int, last: int) -> beam.Arrays:
-    """The tree with nothing but a root after `token`, in place."""
-    arrays.nodes[0] = -1
-    arrays.nodes[0, [beam.TOKEN, beam.USES, beam.CREATED, beam.SLOT]] = token, 1, frame - 1, 0
-    arrays.beam[0] = 0
-    arrays.masses[0] = ended, running
-    arrays.clock[:] = frame, 1, 0, -1, 1, last
-    arrays.scale[0] = 0.0
-    return arrays
+def no_tables() -> LmTables:
+    """A language model that says nothing."""
+    ints, floats, masks = np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.uint32)
+    return LmTables(ints, ints, floats, floats, ints, ints, masks, ints, ints, floats, 0, 0.0)
 
 
-def _tokens(lead: tuple[int, ...], places: int) -> beam.Tokens:
-    shape = (*lead, places)
-    return beam.Tokens(
-        np.zeros(shape, np.int32),
-        np.zeros(shape, np.int32),
-        np.zeros(shape),
-        np.zeros(shape),
-        np.zeros((*lead, 1), np.int64),
-    )
+def _copy(arrays: tree.Arrays) -> tree.Arrays:
+    return tree.Arrays(*(array.copy() for array in arrays))
 
 
 def _fault(fault: int, whose: str) -> DecoderError:

@@ -42,7 +42,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 @given(seed=seeds, frames=st.integers(1, 6), peak=st.floats(0.1, 5.0))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_prefix_scores_equal_the_sum_over_all_alignments(seed: int, frames: int, peak: float) -> None:
     rows = noise(np.random.default_rng(seed), frames, len(SMALL), peak)
     decoder = Decoder(SMALL, BeamConfig(width=5000, **EXACT))
@@ -55,7 +55,7 @@ def test_prefix_scores_equal_the_sum_over_all_alignments(seed: int, frames: int,
 
 
 @given(seed=seeds, cuts=st.lists(st.integers(0, 200), max_size=12), width=st.sampled_from([1, 2, 4, 16]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_chunking_equals_the_whole_and_nothing_committed_is_retracted(
     seed: int, cuts: list[int], width: int
 ) -> None:
@@ -77,7 +77,7 @@ def test_any_chunking_equals_the_whole_and_nothing_committed_is_retracted(
 
 
 @given(seed=seeds, frames=st.integers(0, 60), coarse=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_width_one_is_the_argmax_collapsed_ties_included(seed: int, frames: int, coarse: bool) -> None:
     random = np.random.default_rng(seed)
     rows = (
@@ -89,7 +89,7 @@ def test_width_one_is_the_argmax_collapsed_ties_included(seed: int, frames: int,
 
 
 @given(seed=seeds, width=st.sampled_from([1, 3, 8, 32]), tail=st.integers(1, 60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_words_have_times_in_order_and_probabilities(seed: int, width: int, tail: int) -> None:
     random = np.random.default_rng(seed)
     tokens = Vocab(("<blank>", " ", *"abc"))
@@ -111,7 +111,7 @@ def test_words_have_times_in_order_and_probabilities(seed: int, width: int, tail
 
 
 @given(seed=seeds, tail=st.integers(1, 30), width=st.sampled_from([2, 8]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_uncommitted_tail_is_capped(seed: int, tail: int, width: int) -> None:
     rows = noise(np.random.default_rng(seed), 120, len(FULL), 1.0)
     decoder = Decoder(FULL, BeamConfig(width=width, tail_s=tail * 0.04))
@@ -133,7 +133,7 @@ def test_the_text_comes_out_with_the_frames_of_its_words() -> None:
     for word in words:
         assert FULL.tokens[best[word.start]] == word.text[0]
         assert FULL.tokens[best[word.end - 1]] == word.text[-1]
-        assert word.confidence > 0.9
+        assert word.confidence > 0.7
 
 
 def test_a_growing_word_is_tentative_even_when_its_letters_are_committed() -> None:
@@ -177,7 +177,7 @@ def test_states_are_values() -> None:
 
 
 @given(seed=seeds)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_many_streams_at_once_equal_each_alone(seed: int) -> None:
     random = np.random.default_rng(seed)
     decoder = Decoder(FULL, BeamConfig(width=8, tail_s=0.4))
@@ -222,7 +222,9 @@ def test_bad_logits_are_one_clear_line(rows: np.ndarray, said: str) -> None:
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("config", [{"width": 0}, {"tail_s": 0.0}, {"prune": 0.0}, {"drop": float("nan")}])
+@pytest.mark.parametrize(
+    "config", [{"width": 0}, {"tail_s": 0.0}, {"prune": 0.0}, {"drop": float("nan")}, {"alpha": -1.0}]
+)
 def test_bad_options_are_one_clear_line(config: dict[str, float]) -> None:
     with pytest.raises(DecoderError):
         Decoder(FULL, BeamConfig(**config))  # type: ignore[arg-type]

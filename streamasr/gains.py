@@ -1,0 +1,125 @@
+"""What language model and hotwords add to the log-score of a prefix when it grows by one token.
+
+A finished word gains alpha * log P(word | history) + beta. A growing one is charged in advance the best unigram that
+begins with its letters (look-ahead, Ortmanns et al. 1996), which the word's end takes back; an unknown one pays by the
+letter. Hotwords add what `hotwords` says. Gains depend on the prefix alone, so equal prefixes may still be merged.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamasr.compiled import inner
+from streamasr.lm import LmTables, child, score, score_unknown, word_at
+from streamasr.tree import (
+    AFTER,
+    ENDING,
+    FACTOR,
+    HISTORY,
+    LEAP,
+    LETTERS,
+    PENDING,
+    PHRASE,
+    RISE,
+    UNKNOWN_YET,
+    WORD,
+    Arrays,
+)
+
+
+class Models(NamedTuple):
+    """The language model and the hotwords, see `lm` and `hotwords`; arrays of length 0 where there is none."""
+
+    space: int
+    alpha: float
+    beta: float
+    unknown: float  # log P of an unknown word of no letters
+    rise: float  # the most that hotwords can gain by one token
+    following: NDArray[np.int32]  # (S, V)
+    pending: NDArray[np.float64]  # (S,)
+    paid: NDArray[np.float64]  # (S,)
+    lm: LmTables
+
+
+@inner
+def _pending(m: Models, word: int, letters: int) -> float:
+    if word >= 0:
+        return m.alpha * m.lm.trie_best[word]  # type: ignore[no-any-return]
+    return m.alpha * (m.unknown + m.lm.unknown_per_letter * letters)
+
+
+@inner
+def ending(s: Arrays, m: Models, node: int) -> float:
+    """The language model's log-gain where the word of `node` ends."""
+    if m.lm.trie_best.shape[0] == 0:
+        return 0.0
+    if s.values[node, ENDING] == UNKNOWN_YET:
+        fields = s.nodes[node]
+        if fields[LETTERS] == 0:
+            gained, after = 0.0, np.int64(fields[HISTORY])
+        else:
+            word = word_at(m.lm, fields[WORD])
+            if word >= 0:
+                gained, after = score(m.lm, fields[HISTORY], word)
+            else:
+                gained, after = score_unknown(m.lm, fields[HISTORY], fields[LETTERS])
+            gained = m.alpha * gained + m.beta - s.values[node, PENDING]
+        fields[AFTER] = after
+        s.values[node, ENDING] = gained
+    return s.values[node, ENDING]  # type: ignore[no-any-return]
+
+
+@inner
+def gain(s: Arrays, m: Models, node: int, token: int) -> float:
+    """The log-gain of the prefix `node` where `token` follows."""
+    gained = 0.0
+    if m.lm.trie_best.shape[0] > 0:
+        if token == m.space:
+            gained = ending(s, m, node)
+        else:
+            fields = s.nodes[node]
+            longer = _pending(m, child(m.lm, fields[WORD], token), fields[LETTERS] + 1)
+            gained = longer - s.values[node, PENDING]
+    if m.following.shape[0] > 0:
+        now = s.nodes[node, PHRASE]
+        then = m.following[now, token]
+        gained += m.paid[then] + m.pending[then] - m.pending[now]
+    return gained
+
+
+@inner
+def parting(s: Arrays, m: Models, node: int) -> float:
+    """The log-gain where the text ends after the prefix `node`: words end, and phrases that have begun are given up."""
+    gained = ending(s, m, node)
+    if m.following.shape[0] > 0:
+        now = s.nodes[node, PHRASE]
+        gained += m.paid[m.following[now, m.space]] - m.pending[now]
+    return gained
+
+
+@inner
+def inherit(s: Arrays, m: Models, parent: int, node: int, token: int) -> None:
+    """Fill in the scores of the new child `node` of `parent`."""
+    old, new, values = s.nodes[parent], s.nodes[node], s.values[node]
+    values[FACTOR], values[RISE], values[LEAP] = 1.0, 1.0, 1.0
+    known, listed = m.lm.trie_best.shape[0] > 0, m.following.shape[0] > 0
+    if not known and not listed:
+        return
+    values[FACTOR] = np.exp(gain(s, m, parent, token))
+    values[PENDING], values[ENDING] = 0.0, UNKNOWN_YET
+    rise, leap = 0.0, 0.0
+    if known:
+        if token == m.space:
+            new[HISTORY], new[WORD], new[LETTERS] = old[AFTER], 0, 0
+        else:
+            new[HISTORY], new[WORD], new[LETTERS] = old[HISTORY], child(m.lm, old[WORD], token), old[LETTERS] + 1
+            values[PENDING] = _pending(m, new[WORD], new[LETTERS])
+            rise = max(0.0, _pending(m, -1, new[LETTERS] + 1) - values[PENDING])
+            leap = max(0.0, m.beta - values[PENDING])
+    if listed:
+        new[PHRASE] = m.following[old[PHRASE], token]
+        rise, leap = rise + m.rise, leap + m.rise
+    values[RISE], values[LEAP] = np.exp(rise), np.exp(leap)
