@@ -167,6 +167,11 @@ class Batcher:
     def __len__(self) -> int:
         return len(self._streams)
 
+    @property
+    def backlog_s(self) -> float:
+        """Seconds of audio of all streams that wait."""
+        return sum(stream.backlog_s for stream in list(self._streams))
+
     def put(self, stream: Stream, item: Samples | Command) -> None:
         """Append to what waits; see the methods of `Stream`."""
         with self._changed:

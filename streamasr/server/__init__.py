@@ -1,0 +1,1 @@
+"""The caption server: websockets and a few pages over one port, one module per dialect."""
