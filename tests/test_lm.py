@@ -87,8 +87,8 @@ class Reference:
         return sum(self.score(line[max(0, i - order + 1) : i], line[i]) for i in range(1, len(line)))
 
 
-def random_arpa(seed, order=4, words=12):
-    """A back-off model without meaning: any listed history is listed itself, but shorter n-grams may be missing."""
+def random_arpa(seed, order=4, words=12, closed=False):
+    """A back-off model without meaning. Histories of listed n-grams are listed; their ends only if it is `closed`."""
     draw = random.Random(seed)
     names = [f"{chr(97 + i)}{chr(97 + i // 2)}" for i in range(words)]
     level = [("<s>",), ("</s>",), ("<unk>",), *((name,) for name in names)]
@@ -100,7 +100,8 @@ def random_arpa(seed, order=4, words=12):
             for gram in level
             if gram[-1] != "</s>"
             for name in [*names, "</s>", "<unk>"]
-            if draw.random() < 0.25
+            if draw.random() < (0.4 if closed else 0.25)
+            and (not closed or (*gram[1:], name) in sections[-1] or not gram[1:])
         ]
     lines = ["\\data\\", *(f"ngram {n}={len(section)}" for n, section in enumerate(sections, 1)), ""]
     for n, section in enumerate(sections, 1):
@@ -314,12 +315,10 @@ def test_a_code_book_is_exact_for_few_values_and_near_for_many():
     assert np.sqrt((error**2).mean()) < 0.02  # 16 sigma in 256 even steps would be 0.036
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("order", [2, 3, 4, 5])
 def test_kenlm_reads_what_we_write_and_agrees(tmp_path, order):
     kenlm = pytest.importorskip("kenlm")
-    if order == 1:
-        pytest.skip("KenLM takes no models of order 1")
-    text, names = random_arpa(order, order)
+    text, names = random_arpa(order, order, closed=True)
     path = tmp_path / "random.arpa"
     path.write_text(text)
     model = LanguageModel.load(path)
