@@ -1,0 +1,86 @@
+"""A recording is spoken into a virtual microphone, and the installed command writes down what it hears."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import jiwer
+import numpy as np
+import pytest
+import soundfile
+
+from streamasr import bundle
+from streamasr.audio import RATE_HZ, read_whole
+from tests.virtual_microphone import virtual_microphone
+
+REPOSITORY = Path(__file__).parents[1]
+CORPUS = REPOSITORY.parent / "shared" / "corpus" / "dev" / "read"
+STREAMASR = [sys.executable, "-c", "import sys; from streamasr.cli import main; sys.exit(main())"]
+UTTERANCES = 3
+PAUSE_S = 1.5
+
+
+@pytest.fixture
+def spoken(tmp_path: Path) -> Path:
+    """Real speech where the corpus is there, the bundled recording elsewhere; with silence before and after."""
+    if CORPUS.is_dir():
+        lines = (CORPUS / "manifest.tsv").read_text(encoding="utf-8").splitlines()[:UTTERANCES]
+        paths = [CORPUS / line.split("\t")[0] for line in lines]
+    else:
+        paths = [REPOSITORY / "streamasr" / "data" / "welcome.opus"]
+    pause = np.zeros(round(PAUSE_S * RATE_HZ), np.float32)
+    parts = [pause]
+    for path in paths:
+        parts += [read_whole(path), pause]
+    target = tmp_path / "spoken.wav"
+    soundfile.write(target, np.concatenate(parts), RATE_HZ)
+    return target
+
+
+@pytest.mark.slow
+def test_what_is_spoken_into_a_microphone_is_what_the_file_says(spoken: Path, tmp_path: Path) -> None:
+    if not any(summary.name == bundle.DEFAULT_NAME for summary in bundle.available()):
+        pytest.skip("there is no default model yet")
+    saved = tmp_path / "heard.jsonl"
+    with virtual_microphone() as microphone:
+        process = subprocess.Popen(
+            [*STREAMASR, "listen", "--save", str(saved)],
+            cwd=REPOSITORY,
+            env=microphone.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        captions: list[str] = []
+        reader = threading.Thread(target=lambda: captions.extend(process.stdout))
+        reader.start()
+        try:
+            first = process.stderr.readline()
+            assert "listening to" in first
+            microphone.play(spoken)  # begins while the model is still being loaded
+        finally:
+            process.send_signal(signal.SIGINT)
+            errors = process.stderr.read()
+            status = process.wait()
+            reader.join()
+            process.stdout.close()
+            process.stderr.close()
+    assert status == 0, errors
+    assert "nothing dropped" in errors
+    events = [json.loads(line) for line in saved.read_text().splitlines()]
+    finals = [event["text"] for event in events if event["type"] == "final"]
+    assert finals == [line.strip() for line in captions]
+    assert events[-1]["type"] == "end"
+    assert not [event for event in events if event["type"] in ("overrun", "source_lost")]
+
+    done = subprocess.run(
+        [*STREAMASR, "transcribe", str(spoken)], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    expected = " ".join(done.stdout.split())
+    assert expected
+    assert jiwer.wer(expected, " ".join(finals)) <= 0.05, (expected, finals)
