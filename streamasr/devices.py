@@ -103,7 +103,7 @@ def choose(devices: Sequence[Device], wanted: int | str | None) -> Device:
         raise NoInputDevice(
             "there is no input device",
             "a microphone",
-            "Plug one in and look whether the system's sound settings show it.",
+            "Plug one in, and see that the sound settings show it.",
         )
     default = next((device for device in devices if device.default), devices[0])
     if wanted is None:

@@ -34,11 +34,13 @@ POLL_S = 0.01
 FILL_S = 2.0  # a longer gap is skipped
 START_S = 10.0  # silence of the callback after the start, and later, after which the device counts as lost
 STALL_S = 3.0
+SUSPENDED_S = 0.5
 RETRY_S, SLOWEST_RETRY_S = 0.25, 2.0  # pause before trying again; it doubles
 OTHER_RATES_HZ = (48_000, 44_100, 32_000, 16_000, 8_000)  # for a device that refuses its own default
 INVALID_RATE, INVALID_CHANNELS = -9997, -9998  # PaErrorCode
 
 OVERFLOW, LOST, FULL = "input overflow", "lost by the device", "ring full"
+SUSPENDED = "the machine or the device was suspended"
 BROKEN_SAMPLES = "NaN or infinite samples, heard as silence"
 
 _open_captures: set[_Capture] = set()
@@ -107,6 +109,7 @@ class _Capture:
         self.began_s = self.heard_s = 0.0  # on the clock: the first frame's beginning, the last frame's end
         self.failure = ""
         self._meter = LossMeter()
+        self._suspended_s = 0.0  # by how much the clock is ahead of one that stops while the machine is suspended
         self._verdict_s = 0.0  # when an overflow flag without a measurable loss is reported as such
         self._idle_s, self._seen, self._polled_s = 0.0, 0, time.monotonic()
         with quiet():
@@ -145,15 +148,19 @@ class _Capture:
         if self.failure:
             return
         now_s = clock_s()
+        suspended_s = now_s - time.monotonic()
         if not self.ring.written:
-            self.began_s = now_s - count / self.rate_hz
+            self.began_s, self._suspended_s = now_s - count / self.rate_hz, suspended_s
+        if suspended_s > self._suspended_s + SUSPENDED_S:
+            self.failure = SUSPENDED
+            return
         if status.input_overflow and not self._verdict_s:
             self._verdict_s = now_s + 3 * LossMeter.WINDOW_S
         self.ring.write(block)
         lost_s = self._meter.add(now_s, self.ring.written / self.rate_hz, bool(self._verdict_s))
         if lost_s > self.ring.capacity / self.rate_hz / 2:
             self.heard_s = now_s - lost_s
-            self.failure = f"{lost_s:.0f} s of audio did not come: the machine or the device was suspended"
+            self.failure = SUSPENDED
             return
         self.heard_s = now_s
         if lost_s:
