@@ -174,6 +174,11 @@ class Decoder:
         token = int(arrays.nodes[arrays.beam[0], tree.TOKEN])
         return words, BeamState(self._plant(arrays, token, ended, running, state.frames, int(arrays.clock[tree.LAST])))
 
+    def take(self, state: BeamState) -> tuple[tuple[SpokenWord, ...], BeamState]:
+        """The committed words, and the state without them: for streams that are never finished."""
+        rest = "".join(letter for letter, _, _ in state.growing)
+        return state.words, state._replace(text=rest, words=())
+
     def hypotheses(self, state: BeamState) -> list[tuple[str, float]]:
         """The live hypotheses, best first: the text after what is committed, and the log of its probability."""
         arrays = state.arrays
