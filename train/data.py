@@ -53,10 +53,10 @@ class Corpus:
         file = manifest / "manifest.tsv" if manifest.is_dir() else manifest
         stamp = f"{file.resolve()}\0{file.stat().st_mtime_ns}\0{longest_s}"
         base = cache_root() / "pcm" / hashlib.sha256(stamp.encode()).hexdigest()[:20]
-        if not base.with_suffix(".npy").exists():
-            self._build(base, listed, workers)
+        if not base.with_suffix(".npy").exists() or len(np.load(base.with_suffix(".npy"))) != len(listed):
+            self._build(base, listed, workers)  # the second where audio came or went under the same manifest
         ends = np.load(base.with_suffix(".npy"))
-        starts = np.concatenate([[0], ends[:-1]])
+        starts = np.concatenate([[0], ends])[:-1]
         self._file, self._size = base.with_suffix(".pcm"), int(ends[-1]) if len(ends) else 0
         self._samples = self._map()
         self.utterances: list[Utterance] = []

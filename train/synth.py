@@ -204,7 +204,8 @@ def mix_styles(voices: dict[str, Samples], rng: Generator) -> tuple[Samples, boo
     """
     split = KokoroVoices.TIMBRE
     sexes = sorted({name[1] for name in voices})
-    same = [name for name in voices if name[1] == sexes[int(rng.integers(len(sexes)))]]
+    sex = sexes[int(rng.integers(len(sexes)))]
+    same = [name for name in voices if name[1] == sex]
     english = [name for name in same if name[0] in "ab"] or same
     first, second = same[int(rng.integers(len(same)))], same[int(rng.integers(len(same)))]
     manner = english[int(rng.integers(len(english)))]

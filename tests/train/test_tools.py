@@ -1,0 +1,122 @@
+"""What stands around the loop: averaging, pseudo-labels, release, report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from streamasr import bundle
+from streamasr.errors import BundleError, ManifestError
+from streamasr.text import Vocab
+from tests.train.corpora import make_corpus, tiny
+from train import checkpoint
+from train.average import average
+from train.data import Corpus
+from train.evaluate import Heard, hear, word_errors
+from train.export import export
+from train.fit import Fitted, fit
+from train.manifest import read_manifest
+from train.pseudo import label
+from train.report import Trained, emission_delay_ms, write_report
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_corpus(tmp_path_factory.mktemp("tools") / "corpus")
+
+
+@pytest.fixture(scope="module")
+def fitted(corpus: Path) -> Fitted:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STREAMASR_CACHE", str(corpus.parent / "cache"))
+        config = tiny(corpus, name="run", keep_every_steps=4, evaluate_every_steps=6, log_every_steps=3)
+        config = replace(config, data=replace(config.data, dev=[str(corpus)]))
+        fitted = fit(replace(config, optimiser=replace(config.optimiser, steps=12, ema=0.5)))
+    saved = checkpoint.load(fitted.checkpoint)
+    bias = next(name for name in reversed(list(saved["average"])) if name.startswith("network") and "bias" in name)
+    saved["average"][bias][0] -= 10.0  # the blank: after so few steps it would say nothing else
+    checkpoint.save(fitted.checkpoint, saved)
+    return fitted
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMASR_CACHE", str(tmp_path / "cache"))
+    torch.set_num_threads(1)
+
+
+def test_average_is_the_mean_of_weights(fitted: Fitted, tmp_path: Path) -> None:
+    paths = sorted(fitted.checkpoint.parent.glob("step_*.pt"))
+    assert [path.stem for path in paths] == ["step_00000004", "step_00000008", "step_00000012"]
+    mean = checkpoint.load(average(paths[1:], tmp_path / "mean.pt"))
+    one, two = (checkpoint.load(path) for path in paths[1:])
+    for name, weight in mean["model"].items():
+        assert torch.allclose(weight, (one["model"][name] + two["model"][name]) / 2, atol=1e-6), name
+    assert mean["step"] == 12
+    checkpoint.load_model(tmp_path / "mean.pt")
+    with pytest.raises(BundleError, match="no checkpoint to average"):
+        average([], tmp_path / "none.pt")
+
+
+def test_pseudo_labels_are_what_was_heard(fitted: Fitted, corpus: Path, tmp_path: Path) -> None:
+    out = label(fitted.checkpoint, corpus, tmp_path / "pseudo", sure=0.0)
+    labelled = {u.path.name: u.text for u in read_manifest(out)}
+    model, whole = checkpoint.load_model(fitted.checkpoint)[0], Corpus(corpus, 30.0)
+    heard = hear(model, whole, Vocab(), list(range(len(whole))))
+    assert labelled == {
+        u.path.name: found.hypothesis for u, found in zip(whole.utterances, heard, strict=True) if found.hypothesis
+    }
+    assert labelled
+    with pytest.raises(ManifestError, match="surely enough"):
+        label(fitted.checkpoint, corpus, tmp_path / "none", sure=1.1)
+
+
+def test_word_errors_and_spikes(fitted: Fitted, corpus: Path) -> None:
+    model, whole = checkpoint.load_model(fitted.checkpoint)[0], Corpus(corpus, 30.0)
+    wer, pairs = word_errors(model, whole, Vocab())
+    assert len(pairs) == 12
+    assert wer >= 0
+    for found in hear(model, whole, Vocab(), [3, 1]):
+        assert Vocab().decode(found.tokens).split() == found.hypothesis.split()
+        assert found.frames == sorted(found.frames)
+        assert 0 < found.confidence <= 1
+
+
+def test_emission_delay_compares_texts_alike() -> None:
+    def said(tokens: list[int], frames: list[int]) -> Heard:
+        return Heard("", "", tokens, frames, 1.0)
+
+    late = [said([1, 2], [5, 9]), said([3], [4])]
+    early = [said([1, 2], [3, 8]), said([4], [0])]
+    assert emission_delay_ms(late, early, 40.0) == 60.0
+    assert emission_delay_ms(late[1:], early[1:], 40.0) != emission_delay_ms(late[1:], early[1:], 40.0)  # NaN
+
+
+def test_release_and_report(fitted: Fitted, corpus: Path, tmp_path: Path) -> None:
+    figures = export(
+        fitted.checkpoint, tmp_path / "models" / "toy", [corpus], "python -m train.export run toy", limit=4
+    )
+    loaded = bundle.load(str(tmp_path / "models" / "toy"))
+    (measured,) = figures.values()
+    assert [each["utterances"] for each in measured] == [4, 4]
+    text = (loaded.path / "CARD.md").read_text()
+    for wanted in (
+        "Lookahead",
+        "Licences of the data",
+        "RTF",
+        "Known failures",
+        "python -m train.export run toy",
+        "commit",
+    ):
+        assert wanted in text
+    facts = json.loads((loaded.path / "config.json").read_text())["facts"]
+    assert facts["step"] == 12
+    trained = Trained("streaming", fitted.checkpoint.parent, checkpoint.load_model(fitted.checkpoint)[0], figures)
+    report = write_report(tmp_path / "report", "toy", [trained, trained], [corpus], samples=3)
+    assert {path.name for path in report.parent.iterdir()} == {"report.md", "curves.png", "spikes.png"}
+    assert "greedy" in report.read_text()
+    assert report.read_text().count("  - streaming: `") == 6
