@@ -164,7 +164,9 @@ class Batcher:
             self._streams[stream] = None
         return stream
 
-    def __len__(self) -> int:
+    @property
+    def streams(self) -> int:
+        """Streams that are open."""
         return len(self._streams)
 
     @property

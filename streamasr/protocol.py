@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from streamasr.config import EndpointConfig
 from streamasr.errors import ProtocolError
-from streamasr.events import End, Event, Final, Overrun, Partial, SourceLost, SourceResumed, SpeechStarted
+from streamasr.events import End, Event, Final, Overrun, Partial, SourceLost, SourceResumed, SpeechStarted, Word
 
 VERSION = 1
 LONGEST_TEXT = 16_384  # characters of a text message
@@ -228,6 +228,39 @@ def event_fields(event: Event) -> Fields:
             return {"type": "source_resumed", "time_s": round(event.time_s, 3), "gap_s": round(event.gap_s, 3)}
         case End():
             return {"type": "end", "time_s": round(event.time_s, 3)}
+
+
+def event_of(fields: Fields) -> Event | None:
+    """The event in a message, or None where it is none (ready, progress, error, or of a later version).
+
+    Raises:
+        ProtocolError: a field is missing or means nothing.
+    """
+    try:
+        match fields.get("type"):
+            case "partial":
+                span = float(fields["start_s"]), float(fields["end_s"])
+                return Partial(str(fields["committed"]), str(fields["tentative"]), *span)
+            case "final":
+                words = tuple(
+                    Word(str(w["text"]), float(w["start_s"]), float(w["end_s"]), float(w["confidence"]))
+                    for w in fields["words"]
+                )
+                return Final(str(fields["text"]), words, float(fields["start_s"]), float(fields["end_s"]))
+            case "speech_started":
+                return SpeechStarted(float(fields["time_s"]))
+            case "overrun":
+                return Overrun(float(fields["seconds"]), float(fields["time_s"]), str(fields["reason"]))
+            case "source_lost":
+                return SourceLost(float(fields["time_s"]), "")
+            case "source_resumed":
+                return SourceResumed(float(fields["time_s"]), float(fields["gap_s"]))
+            case "end":
+                return End(float(fields["time_s"]))
+    except (KeyError, TypeError, ValueError):
+        kind = _shown(fields.get("type"))
+        raise ProtocolError(f"a message of type {kind} without its fields", "protocol version 1") from None
+    return None
 
 
 def dumps(fields: Fields) -> str:

@@ -82,7 +82,7 @@ def test_streams_get_what_each_would_get_alone(engine: Engine, cuts: list[list[i
         for caller, sound in zip(callers, sounds, strict=True):
             assert_same(finals(caller.until_end()), alone(engine, sound))
             assert caller.events[-1] == End(2.0)
-        assert len(batcher) == 0
+        assert batcher.streams == 0
     finally:
         batcher.close()
 
@@ -182,7 +182,7 @@ def test_a_bad_stream_ends_with_its_error_and_disturbs_nobody(engine: Engine) ->
         with pytest.raises(SampleError):
             bad.until_end()
         assert_same(finals(good.until_end()), alone(engine, sound))
-        assert len(batcher) == 0
+        assert batcher.streams == 0
     finally:
         batcher.close()
 

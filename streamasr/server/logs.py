@@ -17,6 +17,11 @@ def note(event: str, level: int = logging.INFO, **fields: Any) -> None:
     LOGGER.log(level, event, extra={"fields": fields})
 
 
+def defect(event: str, **fields: Any) -> None:
+    """Log an exception that must not be, with its traceback."""
+    LOGGER.exception(event, extra={"fields": fields})
+
+
 class _Lines(logging.Formatter):
     def __init__(self, as_json: bool) -> None:
         super().__init__()

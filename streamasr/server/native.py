@@ -183,7 +183,7 @@ class Session:
                 self.outlet = None
                 self.sound.cut()
                 self.detached_at = time.monotonic()
-                if self.ended and not len(outlet) and connection.close_code not in (None, LOST):
+                if self.ended and not outlet.waiting and connection.close_code not in (None, LOST):
                     self._server.forget(self)
 
     async def _read(self, connection: ServerConnection, outlet: Outlet) -> None:

@@ -32,7 +32,9 @@ class Outlet:
         self._end: tuple[int, str] | None = None
         self._closing: asyncio.Task[None] | None = None
 
-    def __len__(self) -> int:
+    @property
+    def waiting(self) -> int:
+        """Messages not yet sent."""
         return len(self._outbox)
 
     def put(self, message: Message) -> None:

@@ -25,7 +25,7 @@ from streamasr.protocol_deepgram import DeepgramRequest, parse_deepgram_request
 from streamasr.server import pages
 from streamasr.server.access import Gate, single
 from streamasr.server.deepgram import DeepgramSession
-from streamasr.server.logs import SOCKETS, note
+from streamasr.server.logs import SOCKETS, defect, note
 from streamasr.server.metrics import CONTENT_TYPE, Metrics
 from streamasr.server.native import GOING_AWAY, Channel, Session, serve_stream
 from streamasr.server.outlet import TRY_AGAIN, Outlet, close
@@ -76,13 +76,13 @@ class CaptionServer:
     @property
     def engine(self) -> Engine:
         """The engine; only asked for where streams are served."""
-        assert self._engine
+        assert self._engine is not None
         return self._engine
 
     @property
     def batcher(self) -> Batcher:
         """The batcher; only asked for where streams are served."""
-        assert self._batcher
+        assert self._batcher is not None
         return self._batcher
 
     async def start(self) -> None:
@@ -143,7 +143,7 @@ class CaptionServer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._batcher:
+        if self._batcher is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._batcher.close)
         note("stopped")
 
@@ -174,9 +174,9 @@ class CaptionServer:
 
     def _measure(self) -> None:
         measure = self.metrics.measure
-        measure("streamasr_outbox_messages", "Waiting to be sent.", lambda: float(sum(map(len, self.outlets))))
+        measure("streamasr_outbox_messages", "Waiting to be sent.", lambda: float(sum(o.waiting for o in self.outlets)))
         measure("streamasr_subscribers", "Of the microphone's captions.", lambda: float(len(self.channel.outlets)))
-        if self._batcher:
+        if self._batcher is not None:
             batcher = self._batcher
             measure("streamasr_backlog_seconds", "Audio waiting to be heard.", lambda: batcher.backlog_s)
             measure(
@@ -198,8 +198,8 @@ class CaptionServer:
         """Answer plain HTTP and refusals; None opens the websocket."""
         try:
             response = self._route(connection, request)
-        except Exception as error:  # a defect must not end in a traceback for whoever sent the request
-            note("request_failed", logging.ERROR, kind=type(error).__name__, reason=str(error))
+        except Exception:
+            defect("request_failed")
             response = pages.refusal(500, "the request failed; the server's log knows more")
         if response is not None and response.status_code >= 400:
             self.metrics.refused.labels(str(response.status_code)).inc()
@@ -284,10 +284,8 @@ class CaptionServer:
             await self._converse(connection, ticket)
         except ConnectionClosed:
             pass
-        except Exception as error:  # a defect: this client is closed, the others go on
-            note(
-                "connection_failed", logging.ERROR, dialect=ticket.dialect, kind=type(error).__name__, reason=str(error)
-            )
+        except Exception:  # this client is closed, the others go on
+            defect("connection_failed", dialect=ticket.dialect)
             await close(connection, 1011, "the connection failed; the server's log knows more")
         finally:
             self.metrics.connections.labels(ticket.dialect).dec()
@@ -387,10 +385,11 @@ def _dispatch(reports: list[tuple[Stream, Report]]) -> None:
     for stream, report in reports:
         try:
             stream.receive(report)
-        except Exception as error:  # a defect in one stream's dialect must not take the reports of the others
-            note("report_failed", logging.ERROR, kind=type(error).__name__, reason=str(error))
+        except Exception:  # must not take the reports of the others along
+            defect("report_failed")
 
 
 def _unexpected(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     error = context.get("exception")
-    note("loop", logging.WARNING, message=context.get("message", ""), kind=type(error).__name__ if error else "")
+    kind = type(error).__name__ if error else ""
+    note("unexpected", logging.WARNING, reason=context.get("message", ""), kind=kind)
