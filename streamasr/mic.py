@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 
 from streamasr.audio import RATE_HZ, Block, Resampler, Samples, unusable
 from streamasr.container import quiet
-from streamasr.devices import Device, find_device, portaudio
+from streamasr.devices import Device, find_device, list_devices, portaudio
 from streamasr.errors import DeviceError, DeviceLost, UnknownDevice
 from streamasr.events import Event, Overrun, SourceLost, SourceResumed
 from streamasr.ring import Ring
+
+__all__ = ["Device", "Microphone", "find_device", "list_devices"]
 
 RING_S = 30.0  # heard while the model loads or the reader is late
 BLOCK_S = 0.05  # the shortest block, where the reader waits for it
@@ -77,6 +79,8 @@ class LossMeter:
     def add(self, now_s: float, heard_s: float, flagged: bool = False) -> float:
         """Take in that `heard_s` of audio, losses found so far included, have come; seconds newly found to be lost."""
         if now_s - self._called_s > self.STALLED_S:
+            if self._lag_s is None and self._called_s > float("-inf"):
+                self._lag_s = self._least_s
             self._least_s, self._until_s = float("inf"), now_s + self.WINDOW_S
         self._called_s = now_s
         self._least_s = min(self._least_s, now_s - heard_s)
@@ -303,7 +307,7 @@ class Microphone:
         if self._away_s is None:
             self._away_s, self._filled_s = capture.heard_s, 0.0
             samples = self._resampler.flush()
-            lost = SourceLost((self._position + len(samples)) / RATE_HZ, f"{self.name}: {reason}")
+            lost = SourceLost((self._position + len(samples)) / RATE_HZ, reason)
             self._give(samples, (lost,))
 
     def _fill(self) -> None:

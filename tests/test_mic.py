@@ -42,23 +42,29 @@ def speech(path: Path, seconds: float, seed: int, rate_hz: int = 44_100) -> np.n
     spectrum = np.fft.rfft(noise)
     hertz = np.fft.rfftfreq(len(noise), 1 / rate_hz)
     noise = np.fft.irfft(spectrum * (hertz > 100) * (hertz < 6000), len(noise))
-    loudness = np.interp(
-        np.arange(len(noise)), np.linspace(0, len(noise), round(seconds * 8)), random.random(round(seconds * 8))
-    )
+    syllables = np.r_[0, random.random(round(seconds * 8)), 0]
+    loudness = np.interp(np.linspace(0, len(syllables) - 1, len(noise)), np.arange(len(syllables)), syllables)
     samples = (noise / np.abs(noise).max() * loudness).astype(np.float32)
     soundfile.write(path, samples, rate_hz, subtype="FLOAT")
     return soxr.resample(samples, rate_hz, RATE_HZ)
 
 
 def place(needle: np.ndarray, hay: np.ndarray) -> tuple[int, float]:
-    """Where `needle` is in `hay`, and how like it what is there is (1: the same shape and loudness)."""
+    """Where `needle` is in `hay`, and how like it what is there is (1: the same shape and loudness).
+
+    It is found to a fraction of a sample, as the device's rate is another one.
+    """
     size = 1 << int(np.ceil(np.log2(len(needle) + len(hay))))
     products = np.fft.irfft(np.fft.rfft(hay, size) * np.conj(np.fft.rfft(needle, size)), size)[: len(hay)]
     at = int(np.argmax(products))
     found = np.zeros_like(needle)
     part = hay[at : at + len(needle)]
     found[: len(part)] = part
-    error = np.sqrt(np.mean((found - needle) ** 2) / np.mean(needle**2))
+    ours, theirs = np.fft.rfft(needle), np.fft.rfft(found)
+    cross, radians = theirs * np.conj(ours), np.linspace(0, np.pi, len(ours))
+    shift = np.sum(np.abs(cross) * radians * np.angle(cross)) / np.sum(np.abs(cross) * radians**2)
+    moved = np.fft.irfft(ours * np.exp(1j * radians * shift), len(needle))
+    error = np.sqrt(np.mean((found - moved) ** 2) / np.mean(needle**2))
     return at, 1 - float(error)
 
 
@@ -91,7 +97,7 @@ def test_unplugged_and_replugged(device: VirtualMicrophone, tmp_path: Path) -> N
         device.play(tmp_path / "2.wav")
         time.sleep(0.5)
         heard, end = recording.stop()
-    assert "default" in lost["reason"]
+    assert lost["reason"] == "the device stopped"
     assert resumed["gap_s"] > 2.9
     assert resumed["time_s"] - lost["time_s"] == pytest.approx(resumed["gap_s"], abs=0.1)
     assert end["time_s"] == pytest.approx(end["elapsed_s"], abs=0.3)  # the time line has kept the gap
@@ -142,6 +148,7 @@ def test_another_microphone_becomes_the_default(device: VirtualMicrophone, tmp_p
     expected = speech(tmp_path / "speech.wav", 3.0, seed=5)
     with Recording(device.env) as recording:
         recording.wait_for("Heard")
+        time.sleep(1)
         device.plug("headset")
         device.make_default("headset")
         time.sleep(3)
@@ -199,7 +206,7 @@ def test_a_suspended_machine(device: VirtualMicrophone, tmp_path: Path) -> None:
         device.play(tmp_path / "speech.wav")
         time.sleep(0.5)
         heard, end = recording.stop()
-    assert place(expected, heard)[1] > 0.97
+    assert place(expected, heard[3600 * RATE_HZ :])[1] > 0.97
     assert end["time_s"] == pytest.approx(end["elapsed_s"], abs=0.3)
     assert len(recording.events("SourceLost")) == 1
 

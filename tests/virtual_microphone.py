@@ -29,7 +29,7 @@ ALSA = """</usr/share/alsa/alsa.conf>
 pcm.!default { type pulse }
 ctl.!default { type pulse }
 """
-NO_DEVICES = "pcm.hidden { type null }\n"
+NO_DEVICES = 'pcm.broken { type plug, slave.pcm "missing" }\n'  # with no name at all PortAudio aborts
 
 
 def missing() -> str:
@@ -130,7 +130,7 @@ def virtual_microphone() -> Iterator[VirtualMicrophone]:
 
 
 def without_devices(folder: Path) -> dict[str, str]:
-    """An environment in which ALSA has no device at all, whatever the machine has."""
+    """An environment in which ALSA has no device that works, whatever the machine has."""
     (folder / "alsa.conf").write_text(NO_DEVICES)
     return {**os.environ, "ALSA_CONFIG_PATH": str(folder / "alsa.conf"), "HOME": str(folder)}
 
