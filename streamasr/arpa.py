@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import lzma
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -15,18 +14,16 @@ from typing import IO
 import numpy as np
 
 from streamasr.errors import DecoderError
-from streamasr.ngram import END, NEVER, SPECIALS, START, UNKNOWN, Level
+from streamasr.ngram import LN10, LONGEST, Level, renumber
 
-LONGEST = 5
-_LN10 = math.log(10.0)
 _LOWEST = -1e9  # log10; stands for -inf, which some tools write
 
 
 def read_arpa(path: Path) -> tuple[list[str], list[Level]]:
     """The words, numbered as in `ngram`, and the n-grams of each order. Also .gz and .xz.
 
-    `<unk>` (or `<UNK>`) that is not listed gets the probability of the rarest word; `<s>` and `</s>` that are not listed
-    are never predicted.
+    `<unk>` (or `<UNK>`) that is not listed gets the probability of the rarest word; `<s>` and `</s>` that are not
+    listed are never predicted.
 
     Raises:
         DecoderError: what is not ARPA text, with the line. OSError: it cannot be read.
@@ -50,7 +47,7 @@ def write_arpa(path: Path, words: Sequence[str], levels: Sequence[Level]) -> Non
         for order, level in enumerate(levels, 1):
             file.write(f"\n\\{order}-grams:\n")
             rows = zip(
-                (level.log_prob / _LN10).tolist(), level.words.tolist(), (level.backoff / _LN10).tolist(), strict=True
+                (level.log_prob / LN10).tolist(), level.words.tolist(), (level.backoff / LN10).tolist(), strict=True
             )
             file.writelines(
                 f"{max(log_prob, -99.0):.7g}\t{' '.join([words[word] for word in row])}"
@@ -87,7 +84,7 @@ class _Reader:
                 raise self.fail("the file is cut short", wanted.decode())
             if heading != [wanted]:
                 raise self.fail(f"{_show(heading)!r} after {count} n-grams of {order} words", wanted.decode())
-        return _renumber(numbers, levels)
+        return renumber(numbers, levels)
 
     def _read_counts(self) -> list[int]:
         for fields in self.lines:
@@ -142,27 +139,8 @@ class _Reader:
             self.line = int(lines[np.argmax(wrong)])
             values = " and ".join(f"{value:g}" for value in numbers_of[np.argmax(wrong)])
             raise self.fail(f"log10-probability and back-off are {values}", "a probability of at most 1")
-        numbers_of = np.maximum(numbers_of, _LOWEST) * _LN10
+        numbers_of = np.maximum(numbers_of, _LOWEST) * LN10
         return Level(np.array(words, np.int64).reshape(-1, order), numbers_of[:, 0], numbers_of[:, 1], lines)
-
-
-def _renumber(numbers: dict[bytes, int], levels: list[Level]) -> tuple[list[str], list[Level]]:
-    """Give the special words their numbers, and the words theirs after them; add the specials that are not listed."""
-    special = {b"<unk>": UNKNOWN, b"<UNK>": UNKNOWN, b"<s>": START, b"<S>": START, b"</s>": END, b"</S>": END}
-    words = list(SPECIALS)
-    new = np.zeros(len(numbers), np.int64)
-    for word, number in numbers.items():
-        new[number] = special.get(word, len(words))
-        if word not in special:
-            words.append(word.decode("utf-8", "replace"))
-    levels = [level._replace(words=new[level.words]) for level in levels]
-    unigrams = levels[0]
-    rarest = float(unigrams.log_prob[unigrams.words[:, 0] > END].min(initial=0.0))
-    for missing, log_prob in ((UNKNOWN, rarest), (START, NEVER), (END, NEVER)):
-        if missing not in unigrams.words[:, 0]:
-            row = Level(np.full((1, 1), missing), np.array([log_prob]), np.zeros(1), np.array([0]))
-            unigrams = Level(*(np.concatenate(pair) for pair in zip(unigrams, row, strict=True)))
-    return words, [unigrams, *levels[1:]]
 
 
 def _is_number(text: bytes) -> bool:

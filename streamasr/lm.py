@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from streamasr.arpa import read_arpa, write_arpa
 from streamasr.errors import BundleError
+from streamasr.kenlm_file import MAGIC, read_kenlm
 from streamasr.lexicon import descend, spell
 from streamasr.lm_file import Stored, read_small, write_small
 from streamasr.ngram import END, SPECIALS, START, UNKNOWN, Trie, build, find, ngrams
@@ -162,7 +163,9 @@ class LanguageModel:
             if path.is_dir():
                 stored = read_small(path)
                 return cls(stored.words, stored.trie, stored.unknown_per_letter, stored.about)
-            words, levels = read_arpa(path)
+            with path.open("rb") as file:
+                binary = file.read(len(MAGIC)) == MAGIC
+            words, levels = read_kenlm(path) if binary else read_arpa(path)
             return cls(words, build(levels, len(words)))
         except FileNotFoundError as error:
             raise BundleError(

@@ -49,7 +49,7 @@ def code_book(values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """
     if len(values) == 0:
         return np.zeros(1, np.float32)
-    distinct: NDArray[np.float32] = np.unique(values.astype(np.float32))
+    distinct = np.unique(np.asarray(values, np.float32))
     if len(distinct) <= LEVELS:
         return distinct
     mass, edges = np.histogram(values.astype(np.float64), 1 << 14)
@@ -64,7 +64,7 @@ def code_book(values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         cuts = np.concatenate([[0], np.searchsorted(centre, (book[1:] + book[:-1]) / 2), [len(centre)]])
         count = np.diff(below[cuts])
         book = np.where(count > 0, np.diff(moment[cuts]) / np.maximum(count, 1), book)
-    return book.astype(np.float32)
+    return np.asarray(book, np.float32)
 
 
 def quantise(values: NDArray[np.floating[Any]], book: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ Word numbers: 0 `<unk>`, 1 `<s>`, 2 `</s>`, then the words. All logarithms are n
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,9 @@ from streamasr.errors import DecoderError
 
 UNKNOWN, START, END = 0, 1, 2
 SPECIALS = ("<unk>", "<s>", "</s>")
-NEVER = -99.0 * 2.302585092994046  # the log-probability of what is never predicted, such as <s>
+LONGEST = 5  # order
+LN10 = math.log(10.0)
+NEVER = -99.0 * LN10  # the log-probability of what is never predicted, such as <s>
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -168,6 +171,29 @@ def ngrams(trie: Trie) -> list[Level]:
         levels.append(Level(rows, log_prob, backoff, np.zeros(0, np.int64)))
         above = start
     return levels
+
+
+def renumber(numbers: dict[bytes, int], levels: list[Level]) -> tuple[list[str], list[Level]]:
+    """Give the special words their numbers, and the words theirs after them; add the specials that are not listed.
+
+    `<unk>` (or `<UNK>`) that is not listed gets the probability of the rarest word; `<s>` and `</s>` that are not
+    listed are never predicted.
+    """
+    special = {b"<unk>": UNKNOWN, b"<UNK>": UNKNOWN, b"<s>": START, b"<S>": START, b"</s>": END, b"</S>": END}
+    words = list(SPECIALS)
+    new = np.zeros(len(numbers), np.int64)
+    for word, number in numbers.items():
+        new[number] = special.get(word, len(words))
+        if word not in special:
+            words.append(word.decode("utf-8", "replace"))
+    levels = [level._replace(words=new[level.words]) for level in levels]
+    unigrams = levels[0]
+    rarest = float(unigrams.log_prob[unigrams.words[:, 0] > END].min(initial=0.0))
+    for missing, log_prob in ((UNKNOWN, rarest), (START, NEVER), (END, NEVER)):
+        if missing not in unigrams.words[:, 0]:
+            row = Level(np.full((1, 1), missing), np.array([log_prob]), np.zeros(1), np.array([0]))
+            unigrams = Level(*(np.concatenate(pair) for pair in zip(unigrams, row, strict=True)))
+    return words, [unigrams, *levels[1:]]
 
 
 def _at(level: Level, row: int) -> str:

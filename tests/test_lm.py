@@ -1,7 +1,9 @@
+import contextlib
 import gzip
 import math
 import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 from streamasr.errors import BundleError, ChecksumError, DecoderError
 from streamasr.lm import END, LanguageModel, child, score, score_unknown, word_at
 from streamasr.lm_file import code_book, quantise
+
+KENLM = Path(__file__).parent / "data" / "kenlm"
 
 ARPA = """\\data\\
 ngram 1=6
@@ -313,6 +317,48 @@ def test_a_code_book_is_exact_for_few_values_and_near_for_many():
     assert (np.diff(book) >= 0).all() and len(book) == 256
     error = book[quantise(many, book)] - many
     assert np.sqrt((error**2).mean()) < 0.02  # 16 sigma in 256 even steps would be 0.036
+
+
+@pytest.mark.parametrize("kind", ["probing", "trie", "quantised", "array", "both"])
+def test_kenlm_binary_files_score_as_their_arpa_text(kind):
+    """The files were made from random.arpa by `build_binary [-q 8 -b 8] [-a 8] trie|probing`."""
+    expected, found = LanguageModel.load(KENLM / "random.arpa"), LanguageModel.load(KENLM / f"random.{kind}")
+    assert found.counts == expected.counts
+    names = [*expected.words[3:], "zz"]
+    draw = random.Random(7)
+    for _ in range(200):
+        sentence = " ".join(draw.choice(names) for _ in range(draw.randrange(9)))
+        # fewer values than entries in the code books, so these are exact
+        assert found.log_prob(sentence) == pytest.approx(expected.log_prob(sentence), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["probing", "trie", "quantised", "array", "both"])
+def test_damaged_kenlm_binary_files_are_refused(tmp_path, kind):
+    data = (KENLM / f"random.{kind}").read_bytes()
+    draw = random.Random(8)
+    path = tmp_path / "cut"
+    for length in [33, 34, 90, 110, len(data) - 1, *(draw.randrange(34, len(data)) for _ in range(50))]:
+        path.write_bytes(data[:length])
+        with pytest.raises(DecoderError) as caught:
+            LanguageModel.load(path)
+        assert "\n" not in str(caught.value)
+    for _ in range(200):  # a changed number may be read, and must not break anything
+        changed = bytearray(data)
+        changed[draw.randrange(34, len(data))] ^= 1 << draw.randrange(8)
+        path.write_bytes(changed)
+        with contextlib.suppress(DecoderError):
+            LanguageModel.load(path)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "message"), [(49, b"4", "version"), (100, b"\0", "words"), (96, b"\1", "kind")]
+)
+def test_other_kenlm_binary_files_say_what_they_are(tmp_path, at, value, message):
+    data = (KENLM / "random.trie").read_bytes()
+    path = tmp_path / "other"
+    path.write_bytes(data[:at] + value + data[at + 1 :])
+    with pytest.raises(DecoderError, match=message):
+        LanguageModel.load(path)
 
 
 @pytest.mark.parametrize("order", [2, 3, 4, 5])
