@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import logits
 from streamasr.config import BeamConfig
 from streamasr.ctc import FRAME_S, Decoder
 from streamasr.lm import LanguageModel
 from streamasr.text import Vocab
+from train import logits
 
 Decode = Callable[[NDArray[np.float32]], str]
 VOCAB = Vocab()
@@ -147,24 +147,15 @@ def measure(decode: Decode, utterances: Sequence[logits.Utterance], clock: Calla
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="bundle that gives the log-probabilities")
-    parser.add_argument("--manifest", type=Path, help="what it hears")
-    parser.add_argument("--limit", type=int, default=0, help="only so many utterances")
-    parser.add_argument("--save", type=Path, help="keep the log-probabilities in this file")
-    parser.add_argument("--logits", type=Path, help="take them from this file; without it or a model: rendered ones")
+    logits.add_options(parser)
     parser.add_argument("--lm", type=Path, help="language model, in any form that streamasr reads")
     parser.add_argument("--beams", default="16,64")
-    for name in ("alpha", "beta", "prune", "drop"):
+    names = ("alpha", "beta", "unknown", "prune", "drop")
+    for name in names:
         parser.add_argument(f"--{name}", type=float, default=getattr(BeamConfig, name))
     options = parser.parse_args()
-    if options.model:
-        utterances = logits.of_model(options.model, options.manifest, options.limit)
-    else:
-        utterances = logits.read(options.logits) if options.logits else logits.rendered(logits.SENTENCES * 4)
-    utterances = utterances[: options.limit or None]
-    if options.save:
-        logits.save(options.save, utterances)
-    config = BeamConfig(alpha=options.alpha, beta=options.beta, prune=options.prune, drop=options.drop)
+    utterances = logits.from_options(options)
+    config = BeamConfig(**{name: getattr(options, name) for name in names})
     lm = LanguageModel.load(options.lm) if options.lm else None
     print(f"{len(utterances)} utterances, {sum(len(u.log_probs) for u in utterances) * FRAME_S:.0f} s of audio")
     print(f"{'decoder':28} {'beam':>5} {'LM':>4} {'ms/s':>9} {'x ours':>8} {'WER %':>7}")

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import logits
 from streamasr.config import BeamConfig
 from streamasr.ctc import FRAME_S, Decoder
 from streamasr.lm import LanguageModel
 from streamasr.text import Vocab
+from train import logits
 
 
 def resident_mb() -> float:
@@ -40,7 +40,7 @@ def main() -> None:
     options = parser.parse_args()
     lm = LanguageModel.load(options.lm) if options.lm else None
     decoder = Decoder(Vocab(), BeamConfig(width=options.beam), lm=lm)
-    spoken = logits.read(options.logits) if options.logits else logits.rendered(confusion=0.6)
+    spoken = logits.read(options.logits) if options.logits else logits.rendered()
     random = np.random.default_rng(0)
     state, words, spoken_frames = decoder.start(), 0, 0
     hour, chunk = round(3600 / FRAME_S), options.chunk

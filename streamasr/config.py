@@ -72,6 +72,7 @@ class BeamConfig:
         prune, drop: log-probability of a token, and log-share of the best hypothesis, below which they are left out.
         tail_s: the longest that text may stay tentative.
         alpha, beta: weight of the language model, and the log-score that every word gains with it.
+        unknown: log-score, before alpha, of each letter of a word unknown to the language model, on top of its own.
         confidence_bias, confidence_agreed, confidence_peak: a word's confidence is the logistic function of bias +
             agreed * log-odds of its share of the beam + peak * mean log-probability of its letters.
     """
@@ -81,10 +82,11 @@ class BeamConfig:
     tail_s: float = 4.0
     drop: float = -20.0
     alpha: float = 0.5
-    beta: float = 1.0
-    confidence_bias: float = 0.0
-    confidence_agreed: float = 0.5
-    confidence_peak: float = 2.0
+    beta: float = 2.0
+    unknown: float = -2.0
+    confidence_bias: float = -0.5
+    confidence_agreed: float = 0.8
+    confidence_peak: float = 0.5
 
 
 @dataclasses.dataclass(frozen=True)

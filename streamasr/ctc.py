@@ -98,11 +98,14 @@ class Decoder:
                 raise DecoderError(f"beam.{name} is {value:g}", "a number below 0", f"Correct beam.{name}.")
         if self.config.alpha < 0:
             raise DecoderError(f"beam.alpha is {self.config.alpha:g}", "0 or more", "Correct beam.alpha.")
+        if not self.config.unknown <= 0:
+            raise DecoderError(f"beam.unknown is {self.config.unknown:g}", "0 or less", "Correct beam.unknown.")
         if lm and vocab.tokens != ALPHABET:
             got = f"the language model spells with other characters than the model's {len(vocab)} tokens"
             raise DecoderError(got, "the tokens " + "".join(ALPHABET), "Decode without the language model.")
         self._width, self._tail, self._space = width, tail, vocab.space
         tables = lm.tables if lm else no_tables()
+        tables = tables._replace(unknown_per_letter=float(tables.unknown_per_letter + self.config.unknown))
         phrases = build(hotwords or {}, vocab)
         self._options = beam.Options(float(self.config.prune), max(math.exp(self.config.drop), TINY))
         self._models = Models(

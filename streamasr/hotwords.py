@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from streamasr.errors import DecoderError
 from streamasr.text import Vocab, normalise
 
-BOOST = 1.5
+BOOST = 1.0
 MOST = 20.0
 
 

@@ -192,6 +192,18 @@ def test_many_streams_at_once_equal_each_alone(seed: int) -> None:
             assert decoder.hypotheses(one) == decoder.hypotheses(other)
 
 
+def test_committed_words_can_be_taken_away() -> None:
+    decoder = Decoder(FULL, BeamConfig(width=4, tail_s=0.4))
+    rows, state, words = render(TEXT, FULL, confusion=0.0, peak=12.0), decoder.start(), []
+    for begin in range(0, len(rows), 10):
+        state = decoder.step(rows[begin : begin + 10], state)
+        taken, state = decoder.take(state)
+        words += taken
+    last, _ = decoder.finish(state)
+    assert [word.text for word in [*words, *last]] == TEXT.split()
+    assert tuple(words) + last == decoder.finish(decoder.step(rows, decoder.start()))[0]
+
+
 def test_an_endless_stream_keeps_its_size() -> None:
     decoder = Decoder(FULL, BeamConfig(width=8, tail_s=0.6))
     random = np.random.default_rng(1)

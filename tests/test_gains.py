@@ -114,7 +114,7 @@ HOTWORDS = {"ab a": 1.2, "ab": 0.5, "a b": 0.8, "b": -0.4}
 @settings(max_examples=40, deadline=None)
 def test_prefix_scores_equal_the_sum_over_all_alignments(lm: LanguageModel, seed: int, frames: int, use: str) -> None:
     rows = few(np.random.default_rng(seed), frames)
-    config = BeamConfig(width=3000, prune=-1e9, drop=-1e9, alpha=0.7, beta=0.4)
+    config = BeamConfig(width=3000, prune=-1e9, drop=-1e9, alpha=0.7, beta=0.4, unknown=0.0)
     positive = {phrase: boost for phrase, boost in HOTWORDS.items() if boost > 0}
     used_lm, used_hotwords = lm if use != "hot" else None, positive if use != "lm" else {}
     decoder = Decoder(VOCAB, config, lm=used_lm, hotwords=used_hotwords)

@@ -1,7 +1,8 @@
-"""Log-probabilities for the decoder's benchmarks: of a model on a manifest, kept in a file, or rendered from text."""
+"""Log-probabilities to tune and measure the decoder on: of a model on a manifest, kept in a file, or rendered."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +38,7 @@ def of_model(model: Path, manifest: Path, limit: int = 0) -> list[Utterance]:
     from streamasr.evaluation import read_lines
     from streamasr.text import normalise
 
-    network = load(model).model.eval()
+    network = load(str(model)).model.eval()
     found = []
     for path, text in list(read_lines(manifest))[: limit or None]:
         blocks = []
@@ -66,7 +67,28 @@ def read(path: Path) -> list[Utterance]:
         return [Utterance(file[f"log_probs_{i}"], str(text)) for i, text in enumerate(file["texts"])]
 
 
-def rendered(texts: Sequence[str] = SENTENCES, seed: int = 0, confusion: float = 0.85) -> list[Utterance]:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say where log-probabilities come from."""
+    parser.add_argument("--model", type=Path, help="bundle that gives the log-probabilities")
+    parser.add_argument("--manifest", type=Path, help="what it hears")
+    parser.add_argument("--limit", type=int, default=0, help="only so many utterances")
+    parser.add_argument("--save", type=Path, help="keep the log-probabilities in this file")
+    parser.add_argument("--logits", type=Path, help="take them from this file; without it or a model: rendered ones")
+
+
+def from_options(options: argparse.Namespace) -> list[Utterance]:
+    """The utterances that the options of `add_options` ask for."""
+    if options.model:
+        utterances = of_model(options.model, options.manifest, options.limit)
+    else:
+        utterances = read(options.logits) if options.logits else rendered(SENTENCES * 4)
+    utterances = utterances[: options.limit or None]
+    if options.save:
+        save(options.save, utterances)
+    return utterances
+
+
+def rendered(texts: Sequence[str] = SENTENCES, seed: int = 0, confusion: float = 0.6) -> list[Utterance]:
     """What a peaky network might give: one or two sharp frames a letter, blanks between, and rivals among letters."""
     random, vocab = np.random.default_rng(seed), Vocab()
     found = []
