@@ -23,6 +23,13 @@ QUICK = EndpointConfig(silence_before_s=1.0, silence_after_s=0.2, longest_s=1.5)
 PATIENCE_S = 60.0
 
 
+def warm(engine: Engine) -> Engine:
+    """The engine, its loops compiled: that may take longer than a test waits."""
+    _, state = engine.feed(np.random.default_rng(0).standard_normal(32_000).astype(np.float32), engine.start())
+    engine.finish(state)
+    return engine
+
+
 def run(work: Coroutine[Any, Any, ResultT]) -> ResultT:
     """Run a test that lives on an event loop, for a bounded time."""
     return asyncio.run(asyncio.wait_for(work, PATIENCE_S))

@@ -21,7 +21,7 @@ from streamasr.errors import ServerError
 from streamasr.events import End, Event, Final, Overrun, Partial, SpeechStarted, Word
 from streamasr.server.service import CaptionServer
 from streamasr.server.settings import Limits
-from tests.serving import QUICK, alone, client, finals, of_type, pcm, receive, receive_all, run, serving, url
+from tests.serving import QUICK, alone, client, finals, of_type, pcm, receive, receive_all, run, serving, url, warm
 from tests.test_engine import noise_bursts
 
 ONE = Final("one two", (Word("one", 0.1, 0.3, 0.9), Word("two", 0.4, 0.6, 0.8)), 0.1, 0.6)
@@ -29,7 +29,7 @@ ONE = Final("one two", (Word("one", 0.1, 0.3, 0.9), Word("two", 0.4, 0.6, 0.8)),
 
 @pytest.fixture(scope="module")
 def engine(tiny_bundle: Bundle) -> Engine:
-    return Engine(tiny_bundle, endpoint=QUICK)
+    return warm(Engine(tiny_bundle, endpoint=QUICK))
 
 
 async def send_sound(server: CaptionServer, sound: bytes, step: int = 3200, **options: Any) -> list[Event]:

@@ -58,14 +58,16 @@ class Outlet:
         """Close now; what waits is not sent."""
         if not self._closing:
             self._closing = asyncio.create_task(close(self.connection, code, reason))
+            self._wake.set()
 
     async def run(self) -> None:
         """Send until the end or the loss of the connection, then close it."""
         try:
-            while True:
+            while not self._closing:
                 message = self._outbox.take()
                 if message is None:
                     if self._end:
+                        await close(self.connection, *self._end)
                         break
                     self._wake.clear()
                     await self._wake.wait()
@@ -73,7 +75,6 @@ class Outlet:
                 self.sending_since = time.monotonic()
                 await self.connection.send(message.text)
                 self.sending_since = None
-            await close(self.connection, *self._end)
         except ConnectionClosed:
             pass
         finally:

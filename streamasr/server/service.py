@@ -240,6 +240,8 @@ class CaptionServer:
         return None
 
     def _page(self, request: Request, path: str, token: str | None) -> Response:
+        if getattr(request, "method", "GET") not in ("GET", "HEAD"):
+            return pages.refusal(405, "only GET is understood")
         if path == "/health":
             status = HTTPStatus.SERVICE_UNAVAILABLE if self._stopping else HTTPStatus.OK
             fields = {
