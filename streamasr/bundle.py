@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from streamasr.model import AsrModel
 
 DEFAULT_NAME = "small"
+DEFAULT_LM = "english-lm"
 FORMAT = 1
 CHECKED = ("config.json", "tokens.txt", "weights.safetensors")
 
@@ -67,6 +68,26 @@ def find(name_or_path: str | None) -> Path:
             return candidate
     known = ", ".join(sorted({summary.name for summary in available()})) or "none is installed"
     raise BundleError(f"there is no model {wanted!r}", f"one of: {known}", "Give a name or a directory with --model.")
+
+
+def find_lm(name_or_path: str | None) -> Path | None:
+    """The folder or file of a language model, by name or path; None means the default, if it is installed.
+
+    Raises:
+        BundleError: a name or path was given and nothing is there.
+    """
+    wanted = name_or_path or DEFAULT_LM
+    for candidate in [*(folder / wanted for folder in folders()), Path(wanted)]:
+        if (candidate / "lm.safetensors").is_file() or (name_or_path and candidate.is_file()):
+            return candidate
+    if name_or_path is None:
+        return None
+    known = sorted({path.parent.name for folder in folders() for path in folder.glob("*/lm.safetensors")})
+    raise BundleError(
+        f"there is no language model {wanted!r}",
+        f"an ARPA or KenLM file, or one of: {', '.join(known) or 'none is installed'}",
+        "Correct --lm; --lm none decodes without one.",
+    )
 
 
 def available() -> list[Summary]:
@@ -187,6 +208,7 @@ def save(
         for name, tensor in model.state_dict().items()
     }
     save_file(weights, path / "weights.safetensors")
+    (path / "weights.safetensors").chmod(0o644)
     content = {
         "format": FORMAT,
         "kind": "acoustic",

@@ -81,6 +81,9 @@ def parser() -> argparse.ArgumentParser:
     group = engine.add_argument_group("recogniser")
     group.add_argument("--model", metavar="NAME", help="an installed model (see: streamasr models) or a directory")
     group.add_argument("--beam", metavar="N", type=_positive, help="hypotheses kept by the decoder; 1 is greedy")
+    group.add_argument("--lm", metavar="NAME", help="language model: a name, an ARPA or KenLM file, or none")
+    group.add_argument("--hotword", metavar="PHRASE[:BOOST]", action="append", default=[], help="prefer it; repeatable")
+    group.add_argument("--hotwords", metavar="FILE", type=Path, help="hotwords, one a line")
     group.add_argument("--compute", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
 
     root = argparse.ArgumentParser(

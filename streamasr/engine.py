@@ -22,6 +22,7 @@ from streamasr.errors import BundleError, SampleError
 from streamasr.events import End, Event, Final, Partial, SpeechStarted, Word
 from streamasr.features import FeatureState
 from streamasr.layers import State
+from streamasr.lm import LanguageModel
 
 Samples = NDArray[np.float32]
 ResultT = TypeVar("ResultT")
@@ -92,6 +93,8 @@ class Engine:
         beam: BeamConfig | None = None,
         endpoint: EndpointConfig | None = None,
         device: str = "cpu",
+        lm: LanguageModel | None = None,
+        hotwords: Mapping[str, float] | None = None,
     ) -> None:
         if bundle.model_config.bidirectional:
             raise BundleError(
@@ -103,7 +106,8 @@ class Engine:
         self.model = bundle.model.to(self.device)
         self.frame_s = self.model.frame_ms / 1000
         self.rate_hz = bundle.feature_config.rate_hz
-        self.decoder = Decoder(bundle.vocab, beam or BeamConfig(), frame_s=self.frame_s)
+        self.lm = lm
+        self.decoder = Decoder(bundle.vocab, beam or BeamConfig(), self.frame_s, lm, hotwords)
         self.endpointer = Endpointer(endpoint or EndpointConfig(), self.model.frame_ms, bundle.vocab.space)
         self._stride = self.model.network.stride
         self._kept = round(WARM_SPEECH_S / self.frame_s) * self._stride + self.model.network.right + 2 * self._stride
@@ -126,7 +130,7 @@ class Engine:
         if endpoint is not None:
             other.endpointer = Endpointer(endpoint, self.model.frame_ms, self.bundle.vocab.space)
         if hotwords is not None:
-            other.decoder = Decoder(self.bundle.vocab, self.decoder.config, self.frame_s, hotwords=hotwords)
+            other.decoder = Decoder(self.bundle.vocab, self.decoder.config, self.frame_s, self.lm, hotwords)
         return other
 
     def time_s(self, state: StreamState) -> float:

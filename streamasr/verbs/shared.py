@@ -14,23 +14,29 @@ if TYPE_CHECKING:
 
 
 def recogniser(options: argparse.Namespace) -> Engine:
-    """The engine for `--model`, `--beam` and `--compute`; imports torch.
+    """The engine for `--model`, `--lm`, `--hotword`, `--beam` and `--compute`; imports torch.
 
     Raises:
-        BundleError: the model cannot be loaded. ConfigError: there is no CUDA device.
+        BundleError: a model cannot be loaded. ConfigError: there is no CUDA device. DecoderError: a wrong hotword.
     """
     import torch
 
     from streamasr import bundle
     from streamasr.config import BeamConfig
     from streamasr.engine import Engine
+    from streamasr.hotwords import hotwords, read_hotwords
+    from streamasr.lm import LanguageModel
 
     if options.compute == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--compute cuda was given and there is no CUDA device", "cpu", "Leave the option out.")
     torch.set_num_threads(1)  # a frame is too little work to share: waiting for each other costs ten times as much
     model = bundle.load(options.model, options.compute)
     beam = BeamConfig(width=options.beam) if options.beam else BeamConfig()
-    return Engine(model, beam=beam, device=options.compute)
+    lm_path = None if options.lm == "none" or options.beam == 1 else bundle.find_lm(options.lm)
+    lm = LanguageModel.load(lm_path) if lm_path else None
+    phrases = read_hotwords(options.hotwords) if options.hotwords else {}
+    phrases |= hotwords(options.hotword)
+    return Engine(model, beam, device=options.compute, lm=lm, hotwords=phrases)
 
 
 def write(text: str) -> None:
