@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from streamasr.errors import StreamasrError
+from streamasr.verbs import server_options
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
@@ -107,6 +108,10 @@ def parser() -> argparse.ArgumentParser:
 
     _listen(verb("listen", "captions from a microphone, a file or a pipe, live", engine, examples=LISTEN))
     _transcribe(verb("transcribe", "write down what is said in sound files", engine, examples=TRANSCRIBE))
+    server_options.add_serve(
+        verb("serve", "captions for others: browsers, subscribers, senders", engine, examples=server_options.SERVE)
+    )
+    server_options.add_subscribe(verb("subscribe", "the captions of a server", examples=server_options.SUBSCRIBE))
     devices = verb("devices", "list the microphones")
     devices.add_argument("--json", action="store_true", help="one JSON array")
     models = verb("models", "list the installed models")
@@ -134,6 +139,7 @@ def _listen(verb: argparse.ArgumentParser) -> None:
     )
     output.add_argument("--overwrite", action="store_true", help="replace files that exist")
     output.add_argument("--plain", action="store_true", help="one line for each caption, as where there is no terminal")
+    server_options.add_listen(verb)
 
 
 def _misuse(options: argparse.Namespace) -> str:

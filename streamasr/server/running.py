@@ -37,6 +37,17 @@ class Running:
             self._thread.join()
             raise self._error
 
+    @property
+    def address(self) -> str:
+        """Where a browser finds the page."""
+        settings = self.server.settings
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        return f"{'https' if settings.certificate else 'http'}://{host}:{self.server.port}/"
+
+    def published(self, display: Display) -> Published:
+        """The display, whose events all subscribers get too."""
+        return Published(display, self)
+
     def publish(self, event: Event) -> None:
         """An event of the microphone, from any thread."""
         if self._loop:

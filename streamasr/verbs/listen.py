@@ -20,13 +20,13 @@ from streamasr.captions import Display, Plain, Terminal, clock
 from streamasr.errors import NoInputDevice, OutputError, StreamasrError
 from streamasr.export import Saver
 from streamasr.live import Loading, Session, Summary
-from streamasr.verbs import shared
+from streamasr.verbs import server_options, shared
 
 
 def run(options: argparse.Namespace) -> int:
     """Listen until the source ends or somebody stops it."""
     bundle.find(options.model)  # a wrong name is told before anything starts
-    with _stopping() as stop:
+    with stopping() as stop, server_options.captions_server(options) as server:
         savers = _savers(options)
         try:
             source, notice = _source(options)
@@ -38,6 +38,9 @@ def run(options: argparse.Namespace) -> int:
         display = _display(options)
         if notice or isinstance(display, Plain):
             display.note(notice or f"listening to {source.name}; Ctrl-C stops")
+        if server:
+            display.note(f"captions for others at {server.address}")
+            display = server.published(display)
         session = Session(source, loading, display, savers, stop, live=not isinstance(source, FileSource))
         try:
             session.run()
@@ -101,7 +104,7 @@ def _display(options: argparse.Namespace) -> Display:
 
 
 @contextlib.contextmanager
-def _stopping() -> Iterator[threading.Event]:
+def stopping() -> Iterator[threading.Event]:
     """An event that Ctrl-C, SIGTERM or a closed terminal sets; a second Ctrl-C interrupts at once."""
     stop = threading.Event()
 
