@@ -181,7 +181,8 @@ def fit(
         losses.append(float(ctc.detach()))
         heard_s += sum(seconds[i] for i in items)
         if (step + 1) % 20 == 0:
-            print(f"step {step + 1}  ctc {np.mean(losses[-20:]):.3f}  frames {float(framewise.detach()):.3f}", flush=True)
+            mean = np.mean(losses[-20:])
+            print(f"step {step + 1}  ctc {mean:.3f}  frames {float(framewise.detach()):.3f}", flush=True)
     weights = model.state_dict()
     facts = {"step": steps, "heard_h": heard_s / 3600, "trained_s": 0.0, "config": json.dumps(asdict(config))}
     checkpoint.save(output, {"model": weights, "average": weights, **facts})
