@@ -54,6 +54,8 @@ clean: ## remove all that was installed or built here
 
 .venv/listen.stamp: pyproject.toml uv.lock | $(UV)
 	$(UV_SYNC) --no-default-groups
+	@echo "Compiling the decoder, once"
+	@$(PYTHON) -c "from streamasr.ctc import warm; warm()"
 	@touch $@
 
 .venv/develop.stamp: pyproject.toml uv.lock | $(UV)
@@ -65,7 +67,8 @@ clean: ## remove all that was installed or built here
 	@echo "Fetching uv into .uv"
 	@python3 -m pip install --quiet --disable-pip-version-check --target .uv uv 2>/dev/null \
 	|| { rm -rf .uv; python3 -m venv .uv && .uv/bin/pip install --quiet uv; } 2>/dev/null >&2 \
-	|| { rm -rf .uv; curl -LsSf https://astral.sh/uv/install.sh | UV_INSTALL_DIR=.uv/bin UV_NO_MODIFY_PATH=1 sh; } 2>/dev/null \
+	|| { rm -rf .uv; mkdir .uv; curl -LsSf https://astral.sh/uv/install.sh -o .uv/install.sh \
+	     && UV_INSTALL_DIR=.uv/bin UV_NO_MODIFY_PATH=1 sh .uv/install.sh; } 2>/dev/null \
 	|| { rm -rf .uv; $(AS_ROOT) apt-get update -q && $(AS_ROOT) apt-get install -y -q python3-venv \
 	     && python3 -m venv .uv && .uv/bin/pip install --quiet uv; } \
 	|| { rm -rf .uv; echo "uv could not be fetched. Please install it: https://docs.astral.sh/uv"; exit 1; }

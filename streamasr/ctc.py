@@ -295,3 +295,10 @@ def _fault(fault: int, whose: str) -> DecoderError:
         beam.IMPOSSIBLE: f"the logits{whose} have a frame in which every token is impossible",
     }[fault]
     return DecoderError(got, "finite log-probabilities (-inf for the impossible)", "Check the model and its input.")
+
+
+def warm() -> None:
+    """Compile what is not compiled yet, so that nobody waits for it while speaking."""
+    decoder = Decoder(Vocab())
+    rows = np.full((2, len(decoder.vocab)), -np.log(len(decoder.vocab)), np.float32)
+    decoder.finish(decoder.step(rows, decoder.start()))
