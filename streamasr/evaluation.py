@@ -14,6 +14,7 @@ from streamasr.audio import FileSource
 from streamasr.engine import Engine
 from streamasr.errors import AudioError, ManifestError
 from streamasr.events import Event, Final
+from streamasr.stability import flickers_per_minute
 from streamasr.text import normalise
 
 
@@ -73,7 +74,7 @@ def transcribe(path: Path, engine: Engine) -> tuple[list[Event], float, float]:
 def evaluate(
     manifest: Path, engine: Engine, limit: int = 0, progress: Callable[[Scored], None] | None = None
 ) -> dict[str, Any]:
-    """Word error rate and character error rate in percent, real-time factor, seconds and utterances.
+    """Word and character error rate in percent, real-time factor, seconds, utterances, flickers of tentative words.
 
     Lines whose text is empty or cannot be spelled, and files that cannot be heard, are counted in `skipped`.
 
@@ -81,7 +82,7 @@ def evaluate(
         ManifestError: see `read_lines`; or nothing was left to score.
     """
     scored: list[Scored] = []
-    skipped, busy_s = 0, 0.0
+    skipped, busy_s, flickered = 0, 0.0, 0.0
     for path, raw in read_lines(manifest):
         reference = normalise(raw)
         if not reference:
@@ -95,6 +96,7 @@ def evaluate(
         hypothesis = " ".join(event.text for event in events if isinstance(event, Final))
         scored.append(Scored(path.name, reference, hypothesis, heard_s))
         busy_s += took_s
+        flickered += flickers_per_minute(events, heard_s) * heard_s / 60 if heard_s else 0.0
         if progress is not None:
             progress(scored[-1])
         if limit and len(scored) >= limit:
@@ -109,6 +111,7 @@ def evaluate(
         "rtf": round(busy_s / seconds, 4),
         "seconds": round(seconds, 1),
         "utterances": len(scored),
+        "flickers_per_minute": round(flickered / seconds * 60, 2),
         "skipped": skipped,
         "model": engine.bundle.name,
     }

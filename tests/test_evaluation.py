@@ -40,7 +40,7 @@ def test_figures(tiny_bundle: Bundle, tmp_path: Path) -> None:
     assert result["skipped"] == 3
     assert result["seconds"] == 3.0
     assert result["wer"] > 0
-    assert set(result) == {"wer", "cer", "rtf", "seconds", "utterances", "skipped", "model"}
+    assert set(result) == {"wer", "cer", "rtf", "seconds", "utterances", "flickers_per_minute", "skipped", "model"}
 
 
 def test_transcribe_ends(tiny_bundle: Bundle, tmp_path: Path) -> None:
