@@ -8,9 +8,10 @@ PYTHON := .venv/bin/python
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 UV_SYNC := $(UV) sync --frozen --inexact
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
+WARM := @echo "Compiling the decoder, once" && $(PYTHON) -c "from streamasr.ctc import warm; warm()"
 ARGS ?=
 
-.PHONY: help listen doctor setup check lint types imports test train recording wheel clean
+.PHONY: help listen doctor setup check lint types imports test train lm recording wheel clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
@@ -43,6 +44,9 @@ test: setup ## the tests
 train: .venv/develop.stamp ## train a model by the recipe
 	$(PYTHON) -m train.run $(ARGS)
 
+lm: .venv/develop.stamp ## estimate the language model
+	$(PYTHON) -m train.lm $(ARGS)
+
 recording: .venv/develop.stamp ## make the bundled recording again
 	$(PYTHON) -m train.recording $(ARGS)
 
@@ -54,12 +58,12 @@ clean: ## remove all that was installed or built here
 
 .venv/listen.stamp: pyproject.toml uv.lock | $(UV)
 	$(UV_SYNC) --no-default-groups
-	@echo "Compiling the decoder, once"
-	@$(PYTHON) -c "from streamasr.ctc import warm; warm()"
+	$(WARM)
 	@touch $@
 
 .venv/develop.stamp: pyproject.toml uv.lock | $(UV)
 	$(UV_SYNC)
+	$(WARM)
 	@touch $@ .venv/listen.stamp
 
 # pip may be absent, or forbidden to touch the system's Python; then a private environment, or uv's own installer, does.
