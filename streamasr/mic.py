@@ -30,6 +30,7 @@ from streamasr.ring import Ring
 __all__ = ["Device", "Microphone", "find_device", "list_devices"]
 
 RING_S = 30.0  # heard while the model loads or the reader is late
+CALLBACK_S = 0.02  # between two calls of PortAudio
 BLOCK_S = 0.05  # the shortest block, where the reader waits for it
 MOST_S = 1.0  # the longest block
 POLL_S = 0.01
@@ -130,6 +131,7 @@ class _Capture:
                 try:
                     stream = library.InputStream(
                         rate_hz,
+                        blocksize=round(CALLBACK_S * rate_hz),
                         device=device.number,
                         channels=channels,
                         dtype="float32",
@@ -257,7 +259,7 @@ class Microphone:
                 return self._blocks.popleft()
             if left_s <= 0:
                 break
-            time.sleep(min(POLL_S, left_s))
+            time.sleep(min(max(BLOCK_S - self.backlog_s, POLL_S), left_s))
         return Block(np.zeros(0, np.float32), self._position / RATE_HZ, ended=self._closed)
 
     def _listen(self, capture: _Capture, hurry: bool) -> None:

@@ -391,6 +391,9 @@ class World:
         held, self.held = self.held, None
         for begin, end in held:
             self.deliver(begin, end)
+            self.now += 0.004
+        begin, self.spoken = self.spoken, round(self.now * RATE_HZ)
+        self.deliver(begin, self.spoken)
 
     def unplug(self) -> None:
         self.plugged = False
