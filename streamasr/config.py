@@ -77,7 +77,7 @@ class BeamConfig:
             agreed * log-odds of its share of the beam + peak * mean log-probability of its letters.
     """
 
-    width: int = 8
+    width: int = 16
     prune: float = -12.0
     tail_s: float = 4.0
     drop: float = -20.0
