@@ -82,7 +82,8 @@ class LossMeter:
         if now_s - self._called_s > self.STALLED_S:
             if self._lag_s is None and self._called_s > float("-inf"):
                 self._lag_s = self._least_s
-            self._least_s, self._until_s = float("inf"), now_s + self.WINDOW_S
+            self._before_s = self._least_s = float("inf")
+            self._until_s = now_s + self.WINDOW_S
         self._called_s = now_s
         self._least_s = min(self._least_s, now_s - heard_s)
         if now_s < self._until_s:
@@ -216,6 +217,8 @@ class Microphone:
     """
 
     def __init__(self, device: int | str | None = None, ring_s: float = RING_S) -> None:
+        if isinstance(device, str) and device.strip().isdecimal():
+            device = int(device)
         self._wanted: tuple[int | str | None, ...] = (device,)
         self._ring_s = ring_s
         self._blocks: collections.deque[Block] = collections.deque()  # to be given out
