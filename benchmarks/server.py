@@ -7,8 +7,8 @@
 Each sender plays speech in real time in messages of 100 ms, from a random moment within the first second on. An event
 tells how many seconds were heard when it was made (`heard_s`); its latency runs from the moment when the message with
 the last of that audio was sent until the event was received. Senders share one other process, so the server has the
-rest of the machine. A number of senders passes where the 99th percentile is under 700 ms, every sender's audio was heard to its
-end, and the last event came less than 2 s after the last audio.
+rest of the machine. A number of senders passes where the 99th percentile is under 700 ms, every sender's audio was
+heard to its end, and the last event came less than 2 s after the last audio.
 """
 
 from __future__ import annotations
