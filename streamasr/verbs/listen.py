@@ -17,6 +17,7 @@ from types import FrameType
 from streamasr import bundle
 from streamasr.audio import RATE_HZ, FileSource, RawSource, Source
 from streamasr.captions import Display, Plain, Terminal, clock
+from streamasr.container import quiet
 from streamasr.errors import NoInputDevice, OutputError, StreamasrError
 from streamasr.export import Saver
 from streamasr.live import Loading, Session, Summary
@@ -43,7 +44,8 @@ def run(options: argparse.Namespace) -> int:
             display = server.published(display)
         session = Session(source, loading, display, savers, stop, live=not isinstance(source, FileSource))
         try:
-            session.run()
+            with quiet():  # PortAudio tells of lost devices in its own words
+                session.run()
         finally:
             with contextlib.suppress(OSError):
                 sys.stderr.write(f"streamasr: {summary_line(session.summary, [saver.path for saver in savers])}\n")
