@@ -81,8 +81,8 @@ class BeamConfig:
     prune: float = -12.0
     tail_s: float = 4.0
     drop: float = -20.0
-    alpha: float = 0.5
-    beta: float = 2.0
+    alpha: float = 0.55
+    beta: float = 0.5
     unknown: float = -2.0
     confidence_bias: float = -0.5
     confidence_agreed: float = 0.8
