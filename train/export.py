@@ -18,6 +18,7 @@ from streamasr.config import BeamConfig
 from streamasr.engine import Engine
 from streamasr.errors import StreamasrError
 from streamasr.evaluation import evaluate
+from streamasr.lm import LanguageModel
 from streamasr.model import AsrModel
 from streamasr.text import Vocab
 from train.checkpoint import load_model
@@ -65,7 +66,7 @@ def card(
     licences = sorted({licence_of(corpus) for corpus in trained_on})
     if facts["streaming"]:
         kind = f"- Streaming. Lookahead: {facts['lookahead_ms']:g} ms; a window of 25 ms and half a chunk are added."
-        heading = "through the streaming path, no language model"
+        heading = "through the streaming path: greedy, and by the beam with the default language model"
     else:
         kind, heading = (
             "- Offline: bidirectional, it needs the whole utterance.",
@@ -92,7 +93,7 @@ def card(
             "",
             f"## Measured {heading}",
             "",
-            "| set | WER %, greedy | CER %, greedy | WER %, beam | RTF | utterances |",
+            "| set | WER %, greedy | CER %, greedy | WER %, beam and language model | RTF | utterances |",
             "|---|---|---|---|---|---|",
             *rows,
             "",
@@ -134,7 +135,8 @@ def export(
         limit: utterances of each manifest to measure on (0: all).
 
     Returns:
-        for each manifest the figures with greedy search and with the beam; of an offline model the greedy ones alone.
+        for each manifest the figures with greedy search, and with the beam and the default language model; of an
+        offline model the greedy ones alone.
     """
     model, config, saved = load_model(source)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
@@ -154,9 +156,11 @@ def export(
     bundle.save(target, *arguments, facts, f"# {target.name}\n")
     figures: dict[str, list[dict[str, Any]]] = {}
     loaded = bundle.load(str(target.resolve()))
+    lm_path = bundle.find_lm(None)
+    lm = LanguageModel.load(lm_path) if lm_path else None
     for manifest in dev:
         if facts["streaming"]:
-            engines = [Engine(loaded, BeamConfig(width=1)), Engine(loaded)]
+            engines = [Engine(loaded, BeamConfig(width=1)), Engine(loaded, lm=lm)]
             figures[set_name(manifest)] = [evaluate(manifest, engine, limit) for engine in engines]
         else:
             figures[set_name(manifest)] = [measure_whole(loaded.model, manifest, limit)]
