@@ -14,9 +14,9 @@ import collections
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,12 +27,12 @@ from streamasr.engine import Engine, Step, StreamState, Work
 from streamasr.errors import StreamasrError
 from streamasr.events import End, Event, Partial
 from streamasr.layers import State
+from streamasr.rows import Row, Shapes, shapes, step_together
 
 Samples = NDArray[np.float32]
-Shapes: TypeAlias = tuple[tuple[int, ...], ...]
-
 UNIT_S = 0.04  # chunks are whole multiples of this, one output frame of the network
 LONGEST_CHUNKS = 8  # the most chunks taken at once of what waits
+TIDY_ROUNDS = 64
 log = logging.getLogger("streamasr.batcher")
 
 
@@ -74,6 +74,7 @@ class Stream:
         self.commands = 0  # that wait
         self.since = 0.0  # monotonic time when there was first enough for a chunk
         self.over = False
+        self.seen: object = None  # the state of the network when it was last looked at
         self._batcher = batcher
 
     @property
@@ -214,6 +215,8 @@ class Batcher:
                     return
                 jobs = [self._take(stream, alone=len(ready) == 1) for stream in ready]
             self.load.rounds += 1
+            if self.load.rounds % TIDY_ROUNDS == 0:
+                self._tidy()
             began = time.perf_counter()
             self._run([_Task(stream, job) for stream, job in zip(ready, jobs, strict=True)])
             self.load.busy_s += time.perf_counter() - began
@@ -266,6 +269,16 @@ class Batcher:
         return [heard, *commands]
 
     @torch.inference_mode()
+    def _tidy(self) -> None:
+        """Streams that were not stepped lately let go of the batch that they were in, which is memory of all in it."""
+        for stream in list(self._streams):
+            network = stream.state.network
+            if isinstance(network, Row):
+                if stream.seen == network:
+                    stream.state = stream.state._replace(network=network.alone())
+                stream.seen = network
+
+    @torch.inference_mode()
     def _run(self, tasks: list[_Task]) -> None:
         """The work of one round, steps of equal shapes together."""
         asking = [task for task in tasks if task.advance(None)]
@@ -273,8 +286,8 @@ class Batcher:
         while asking:
             groups: dict[Shapes, list[_Task]] = {}
             for task in asking:
-                assert task.request
-                groups.setdefault(_shapes(task.request), []).append(task)
+                assert task.request is not None
+                groups.setdefault(shapes(task.request), []).append(task)
             asking = []
             for group in groups.values():
                 for start in range(0, len(group), self._most):
@@ -287,7 +300,7 @@ class Batcher:
         began = time.perf_counter()
         requests = [task.request for task in tasks if task.request is not None]
         try:
-            answers = step_together(self.engine, requests)
+            answers = step_together(self.engine.model.network, requests)
         except Exception as error:
             log.exception("a step of the network failed")
             for task in tasks:
@@ -385,103 +398,6 @@ def _tuning(old: Engine, new: Engine, state: StreamState) -> Work[tuple[list[Eve
     return events, ended._replace(beam=new.decoder.start(), shift_s=shift_s)
 
 
-def step_together(engine: Engine, requests: Sequence[Step]) -> list[tuple[Tensor, tuple[State, ...]]]:
-    """The answers to requests of equal shapes, from one step of the network."""
-    if len(requests) == 1:
-        return [engine.model.network.step(*requests[0])]
-    energies = torch.cat([request.energies for request in requests])
-    columns = zip(*(_leaves(request.network) for request in requests), strict=True)
-    gathered = _filled(requests[0].network, iter([torch.cat(column) for column in columns]))
-    logits, network = engine.model.network.step(energies, gathered)
-    rows = zip(*map(_rows, _leaves(network)), strict=True)
-    networks = [_filled(network, iter(row)) for row in rows]
-    return list(zip(_rows(logits), networks, strict=True))
-
-
-def _shapes(request: Step) -> Shapes:
-    return (tuple(request.energies.shape), *(tuple(leaf.shape) for leaf in _leaves(request.network)))
-
-
-def _rows(batch: Tensor) -> Sequence[Tensor]:
-    """Views of the streams of a batch, (1, ...) each."""
-    rows: Sequence[Tensor] = torch.split(batch, 1)
-    return rows
-
-
-def _leaves(state: State) -> list[Tensor]:
-    """The tensors of a state, in order."""
-    if isinstance(state, Tensor):
-        return [state]
-    return [leaf for part in state for leaf in _leaves(part)]
-
-
-def _filled(like: State, leaves: Iterator[Tensor]) -> State:
-    """A state of the same form with other tensors."""
-    if isinstance(like, Tensor):
-        return next(leaves)
-    parts = [_filled(part, leaves) for part in like]
-    return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
-
-
 def _hand_out(reports: list[tuple[Stream, Report]]) -> None:
     for stream, report in reports:
         stream.receive(report)
-
-
-class BatchedRecogniser:
-    """A batcher's streams for one that waits for each result, as the live path does: `live.Recogniser`."""
-
-    def __init__(self, batcher: Batcher) -> None:
-        self._batcher = batcher
-
-    def start(self) -> _Waiting:
-        """A stream of its own."""
-        return _Waiting(self._batcher)
-
-    def feed(self, samples: Samples, state: _Waiting) -> tuple[Sequence[Event], _Waiting]:
-        """As `Engine.feed`; the samples that do not fill a chunk are heard with the next ones."""
-        state.stream.feed(samples)
-        state.stream.mark(None)
-        return state.result().events, state
-
-    def peek(self, state: _Waiting) -> Partial:
-        """As `Engine.peek`."""
-        state.stream.peek(None)
-        partial: Partial = state.result().marks[0][1]
-        return partial
-
-    def skip(self, seconds: float, state: _Waiting) -> tuple[Sequence[Event], _Waiting]:
-        """As `Engine.skip`."""
-        state.stream.skip(seconds)
-        state.stream.mark(None)
-        return state.result().events, state
-
-    def finish(self, state: _Waiting) -> Sequence[Event]:
-        """As `Engine.finish`."""
-        state.stream.finish()
-        return state.result().events
-
-
-class _Waiting:
-    """A stream whose reports are waited for."""
-
-    def __init__(self, batcher: Batcher) -> None:
-        self._arrived = threading.Semaphore(0)
-        self._reports: collections.deque[Report] = collections.deque()
-        self.stream = batcher.open(self._receive)
-
-    def _receive(self, report: Report) -> None:
-        self._reports.append(report)
-        self._arrived.release()
-
-    def result(self) -> Report:
-        """The reports up to the next mark or the end, as one."""
-        events: list[Event] = []
-        while True:
-            self._arrived.acquire()
-            report = self._reports.popleft()
-            events += report.events
-            if report.error:
-                raise report.error
-            if report.marks or (events and isinstance(events[-1], End)):
-                return report._replace(events=events)

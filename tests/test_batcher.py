@@ -10,12 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamasr.batcher import BatchedRecogniser, Batcher, Report, Stream, step_together
+from streamasr.batcher import Batcher, Report, Stream
 from streamasr.bundle import Bundle
 from streamasr.config import EndpointConfig
 from streamasr.engine import Engine, Step
 from streamasr.errors import SampleError
 from streamasr.events import End, Event, Final, Partial
+from streamasr.recogniser import BatchedRecogniser
+from streamasr.rows import step_together
 from tests.test_engine import noise_bursts
 
 QUICK = EndpointConfig(silence_before_s=1.0, silence_after_s=0.2, longest_s=1.5)
@@ -109,11 +111,11 @@ def test_a_joint_step_equals_single_steps(engine: Engine) -> None:
     for turn in range(4):
         torch.manual_seed(turn)
         requests = [Step(torch.randn(1, 1, 80, 8), state) for state in states]
-        joint = step_together(engine, requests)
+        joint = step_together(network, requests)
         single = [network.step(*request) for request in requests]
         for (logits, _), (expected, _) in zip(joint, single, strict=True):
             assert torch.allclose(logits, expected, atol=1e-4)
-        again = step_together(engine, requests[:1] + requests[3:])
+        again = step_together(network, requests[:1] + requests[3:])
         assert torch.allclose(again[0][0], joint[0][0], atol=1e-4)
         states = [state for _, state in joint]
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from streamasr import bundle
 from streamasr.audio import FileSource, RawSource, Source
-from streamasr.batcher import BatchedRecogniser
 from streamasr.errors import NoInputDevice, StreamasrError
 from streamasr.live import Loading, Session
+from streamasr.recogniser import BatchedRecogniser
 from streamasr.server import logs
 from streamasr.server.running import Quiet, Running
 from streamasr.server.service import CaptionServer
