@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import threading
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from streamasr import bundle
 from streamasr.audio import RATE_HZ, read_whole
 from tests.virtual_microphone import virtual_microphone
 
@@ -44,8 +42,6 @@ def spoken(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_what_is_spoken_into_a_microphone_is_what_the_file_says(spoken: Path, tmp_path: Path) -> None:
-    if not any(summary.name == bundle.DEFAULT_NAME for summary in bundle.available()):
-        pytest.skip("there is no default model yet")
     saved = tmp_path / "heard.jsonl"
     with virtual_microphone() as microphone:
         process = subprocess.Popen(
@@ -64,7 +60,7 @@ def test_what_is_spoken_into_a_microphone_is_what_the_file_says(spoken: Path, tm
             assert "listening to" in first
             microphone.play(spoken)  # begins while the model is still being loaded
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # as Ctrl-C, which a parent in the background may have had ignored
             errors = process.stderr.read()
             status = process.wait()
             reader.join()
