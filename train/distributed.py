@@ -40,8 +40,26 @@ def join(device: str) -> str:
         device = f"cuda:{local_rank()}"
         torch.cuda.set_device(device)
     if world() > 1 and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+        store, number, count = next(distributed.rendezvous("env://", timeout=PATIENCE))
+        distributed.init_process_group(
+            "nccl" if device.startswith("cuda") else "gloo",
+            store=distributed.PrefixStore(_attempt(), store),
+            rank=number,
+            world_size=count,
+            timeout=PATIENCE,
+        )
     return device
+
+
+def _attempt() -> str:
+    """A name that is new after every restart.
+
+    torchrun keeps its store over restarts, and what the processes of the attempt before left in it would be taken for
+    addresses of living ones. On several machines the counts differ, so that there each restart must get its own store:
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in torchrun's environment (see README.md).
+    """
+    alone = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+    return f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}" if alone else "attempt"
 
 
 def leave() -> None:

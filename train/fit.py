@@ -325,7 +325,7 @@ def _fit(config: TrainConfig, folder: Path, start_from: Path | None, log: Log, i
             evaluate()
     save()
     finished = step >= config.optimiser.steps
-    if first and finished:
+    if first and finished and step % config.run.evaluate_every_steps:
         evaluate()
     return Fitted(latest, finished)
 

@@ -134,6 +134,13 @@ def test_student_learns_from_the_bidirectional_teacher(tmp_path: Path, rnn: str)
     assert all(math.isfinite(line["distil"]) and line["distil"] > 0 for line in lines if "loss" in line)
 
 
+def test_bfloat16_learns_too(tmp_path: Path) -> None:
+    config = tiny(make_corpus(tmp_path / "corpus"), name="a", precision="bfloat16")
+    curve = losses(fit.fit(config).checkpoint.parent)
+    assert len(curve) == 6
+    assert curve[-1] < curve[0]
+
+
 def test_teacher_is_asked_for(tmp_path: Path) -> None:
     config = tiny(make_corpus(tmp_path / "corpus"), name="a")
     with pytest.raises(ConfigError, match="without a teacher"):

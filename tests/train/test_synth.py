@@ -23,7 +23,7 @@ class Beeps:
     def speak(self, sentence: str, speaker: float, rng: np.random.Generator) -> np.ndarray | None:
         if "unspeakable" in sentence:
             return None
-        time_s = np.arange(800 * len(sentence)) / 24_000
+        time_s = np.arange(1200 * len(sentence)) / 24_000
         return np.sin(2 * np.pi * speaker * time_s).astype(np.float32)
 
 

@@ -33,7 +33,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fitted(corpus: Path) -> Fitted:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STREAMASR_CACHE", str(corpus.parent / "cache"))
-        config = tiny(corpus, name="run", keep_every_steps=4, evaluate_every_steps=6, log_every_steps=3)
+        config = tiny(
+            corpus, name="run", keep_every_steps=4, evaluate_every_steps=6, log_every_steps=3, tensorboard=True
+        )
         config = replace(config, data=replace(config.data, dev=[str(corpus)]))
         fitted = fit(replace(config, optimiser=replace(config.optimiser, steps=12, ema=0.5)))
     saved = checkpoint.load(fitted.checkpoint)
@@ -57,6 +59,7 @@ def test_average_is_the_mean_of_weights(fitted: Fitted, tmp_path: Path) -> None:
     for name, weight in mean["model"].items():
         assert torch.allclose(weight, (one["model"][name] + two["model"][name]) / 2, atol=1e-6), name
     assert mean["step"] == 12
+    assert list((fitted.checkpoint.parent / "tensorboard").glob("events.*"))
     checkpoint.load_model(tmp_path / "mean.pt")
     with pytest.raises(BundleError, match="no checkpoint to average"):
         average([], tmp_path / "none.pt")
