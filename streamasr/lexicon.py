@@ -12,9 +12,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-A, APOSTROPHE = 2, 28
+A = 2
+LONGEST = 64  # letters; longer words are left out
 _SORTED_APOSTROPHE = "{"  # the byte after z, so that bytes sort as tokens do
-_SPELLING = frozenset("abcdefghijklmnopqrstuvwxyz'")
 
 
 class Lexicon(NamedTuple):
@@ -46,19 +46,32 @@ def spell(words: list[str], log_prob: NDArray[np.float32], skip: int) -> Lexicon
     Upper case counts as lower; of words that then agree the most probable one stands. Words that the alphabet cannot
     spell are left out, but keep their place in the n-grams.
     """
-    spelled = {i: word.lower() for i, word in enumerate(words) if i >= skip and word}
-    numbers = np.array([i for i, word in spelled.items() if _SPELLING.issuperset(word)], np.int64)
-    keys = np.array([spelled[i].replace("'", _SORTED_APOSTROPHE).encode() for i in numbers.tolist()], "S")
-    order = np.lexsort((-log_prob[numbers], keys))
-    keys, numbers = keys[order], numbers[order]
+    lower = "\n".join([*words, ""]).lower().replace(_SORTED_APOSTROPHE, "|").replace("'", _SORTED_APOSTROPHE)
+    text = np.frombuffer(lower.encode(), np.uint8)
+    ends = np.flatnonzero(text == ord("\n"))
+    length = np.diff(ends, prepend=-1) - 1
+    row = np.repeat(np.arange(len(words)), length + 1)
+    strange = np.bincount(row, (text < ord("a")) | (text > ord(_SORTED_APOSTROPHE)), len(words)) > 1  # the line's end
+    strange[:skip] = True
+    strange |= (length == 0) | (length > LONGEST)
+    numbers = np.flatnonzero(~strange)
+    length[strange] = 0
+    place = np.arange(len(text)) - np.append(0, ends[:-1] + 1)[row]
+    wanted = place < length[row]
+    table = np.zeros((len(words), max(1, int(length.max(initial=0)))), np.uint8)
+    table[row[wanted], place[wanted]] = text[wanted]
+    keys = table[numbers].view(f"S{table.shape[1]}")[:, 0]
+    if not (keys[1:] > keys[:-1]).all():
+        order = np.lexsort((-log_prob[numbers], keys))
+        keys, numbers = keys[order], numbers[order]
     if len(keys) == 0:
         return Lexicon(np.zeros(1, np.uint32), np.zeros(1, np.int32), np.full(1, -1, np.int32), np.zeros(1, np.float32))
     fresh = np.concatenate([[True], keys[1:] != keys[:-1]])
     keys, numbers = keys[fresh], numbers[fresh]
-    letters = keys.view(np.uint8).reshape(len(keys), -1).astype(np.int64)  # (words, longest), 0 after the end
-    length = (letters > 0).sum(1)
-    common = np.concatenate([[0], (letters[1:] == letters[:-1]).cumprod(1).sum(1)])  # with the word before
-    token = letters - ord("a") + A
+    letters = keys.view(np.uint8).reshape(len(keys), -1)  # (words, longest), 0 after the end
+    length = length[numbers]
+    same = np.append(letters[1:] == letters[:-1], np.zeros((len(keys) - 1, 1), bool), 1)
+    common = np.append(0, same.argmin(1))  # letters in common with the word before
     weight = log_prob[numbers]
 
     mask, first, word, best = [], [], [], [np.array([weight.max()])]
@@ -71,7 +84,8 @@ def spell(words: list[str], log_prob: NDArray[np.float32], skip: int) -> Lexicon
         heads = np.flatnonzero(new)
         node = base + np.cumsum(new) - 1
         owner = parent[active[heads]] - above
-        mask.append(np.bincount(owner, 2.0 ** token[active[heads], depth], count_above).astype(np.uint32))
+        token = letters[active[heads], depth].astype(np.float64) - (ord("a") - A)
+        mask.append(np.bincount(owner, 2.0**token, count_above).astype(np.uint32))
         first.append(base + np.searchsorted(owner, np.arange(count_above)))
         word.append(ends)
         best.append(np.maximum.reduceat(weight[active], heads))

@@ -61,7 +61,7 @@ class LmTables(NamedTuple):
     log_prob: NDArray[np.float32]  # (nodes,)
     backoff: NDArray[np.float32]  # (contexts,)
     suffix: NDArray[np.int32]  # (contexts,)
-    state: NDArray[np.int32]  # (contexts,)
+    state: NDArray[np.int32]  # (contexts,) or -1
     trie_mask: NDArray[np.uint32]  # (trie nodes,)
     trie_first: NDArray[np.int32]  # (trie nodes,)
     trie_word: NDArray[np.int32]  # (trie nodes,)
@@ -90,7 +90,7 @@ def score(tables: LmTables, state: int, word: int) -> tuple[float, int]:
         node = tables.suffix[node]
         found = find(tables.first, tables.word, node, word)
     total += tables.log_prob[found]
-    while found >= tables.backoff.shape[0]:  # an n-gram of the highest order: its suffix is the history
+    while found >= tables.state.shape[0] or tables.state[found] < 0:  # nothing follows it: its suffix is the history
         if node == 0:
             return total, 0
         node = tables.suffix[node]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -144,6 +145,34 @@ def _pack(words: list[str], trie: Trie) -> Tensors:
     return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
 
 
+@njit(cache=True)
+def _look_up(book: NDArray[np.float32], codes: NDArray[np.uint8], values: NDArray[np.float32]) -> None:
+    for i in range(codes.shape[0]):
+        values[i] = book[codes[i]]
+
+
+@njit(cache=True)
+def _spread(
+    children: NDArray[np.uint8],
+    many: NDArray[np.int32],
+    weights: NDArray[np.float32],
+    first: NDArray[np.int32],
+    backoff: NDArray[np.float32],
+) -> None:
+    """Sum up numbers of children into `first[1:]`, and give each node that has some its weight. Sizes are checked."""
+    large = given = 0
+    every = weights.shape[0] == children.shape[0]
+    for i in range(children.shape[0]):
+        count = np.int64(children[i])
+        if count == 255:
+            count = np.int64(many[large])
+            large += 1
+        first[i + 1] = first[i] + count
+        if every or count > 0:
+            backoff[i] = weights[given]
+            given += 1
+
+
 def _unpack(tensors: Tensors, counts: list[int]) -> tuple[list[str], Trie]:
     words = tensors["words"].tobytes().decode().split("\n")
     nodes = 1 + sum(counts)
@@ -153,26 +182,27 @@ def _unpack(tensors: Tensors, counts: list[int]) -> tuple[list[str], Trie]:
     word = np.full(nodes, -1, np.int32)
     log_prob = np.zeros(nodes, np.float32)
     backoff = np.zeros(contexts, np.float32)
-    children = np.zeros(contexts, np.int64)
-    children[0] = counts[0]
+    first = np.zeros(contexts + 1, np.int32)
+    first[:2] = 1, 1 + counts[0]
     start = 1
     for order, count in enumerate(counts, 1):
         here = slice(start, start + count)
         word[here] = np.arange(count) if order == 1 else tensors[f"{order}.word"]
-        codes = tensors[f"{order}.log_prob"]
-        log_prob[here] = codes if order == 1 else tensors[f"{order}.log_prob_book"][codes]
+        if order == 1:
+            log_prob[here] = tensors["1.log_prob"]
+        else:
+            _look_up(tensors[f"{order}.log_prob_book"], tensors[f"{order}.log_prob"], log_prob[here])
         if start < contexts:
-            own = tensors[f"{order}.children"].astype(np.int64)
-            own[own == _MANY] = tensors[f"{order}.many"]
-            children[here] = own
+            children, many = tensors[f"{order}.children"], tensors[f"{order}.many"]
             weights = tensors[f"{order}.backoff"]
-            weights = weights if order == 1 else tensors[f"{order}.backoff_book"][weights]
-            if len(weights) == count:
-                backoff[here] = weights
-            else:
-                backoff[here][own > 0] = weights
+            if order > 1:
+                codes, weights = weights, np.zeros(len(weights), np.float32)
+                _look_up(tensors[f"{order}.backoff_book"], codes, weights)
+            sizes = {len(children), len(weights)} - {int((children > 0).sum())}
+            if sizes - {count} or len(many) != (children == _MANY).sum():
+                raise ValueError(f"its {order}-grams do not add up")
+            _spread(children, many, weights, first[start : start + count + 1], backoff[here])
         start += count
-    first = np.concatenate([[1], 1 + np.cumsum(children)]).astype(np.int32)
-    if first[-1] != nodes or children.min() < 0:
+    if first[-1] != nodes:
         raise ValueError("its numbers of children do not add up")
     return words, link(first, word, log_prob, backoff, tuple(counts))

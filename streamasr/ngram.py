@@ -46,7 +46,7 @@ class Trie(NamedTuple):
     log_prob: Floats  # (nodes,)
     backoff: Floats  # (contexts,)
     suffix: Ints  # (contexts,) the state to back off to; the root's is the root
-    state: Ints  # (contexts,) the shortest history equivalent to this node
+    state: Ints  # (contexts,) the shortest history equivalent to this node, or -1: that of its suffix
     counts: tuple[int, ...]  # n-grams of each order
 
 
@@ -68,38 +68,37 @@ def find(first: Ints, word: Ints, node: int, wanted: int) -> int:
 
 
 @njit(cache=True)
-def _link(first: Ints, word: Ints, starts: NDArray[np.int64], suffix: Ints) -> None:
-    """Fill in the longest proper suffix of every context of order 2 and more. `starts`: first node of each order."""
+def _link(first: Ints, word: Ints, backoff: Floats, starts: NDArray[np.int64], suffix: Ints, state: Ints) -> None:
+    """Fill in `suffix` and `state` of all contexts. `starts`: first node of each order, from 0 on.
+
+    A history without continuations and with weight 1 says nothing that its suffix does not say: its state is that of
+    its suffix. From order 3 on that one is left to be found when it is asked for, which makes loading quick.
+    """
+    for node in range(1, min(starts[2], state.shape[0])):
+        state[node] = node if first[node] < first[node + 1] or backoff[node] != 0 else 0
     for order in range(2, starts.shape[0] - 1):
         for parent in range(starts[order - 1], starts[order]):
             for node in range(first[parent], first[parent + 1]):
+                idle = first[node] == first[node + 1] and backoff[node] == 0
+                if idle and order > 2:
+                    state[node] = -1
+                    continue
                 shorter = suffix[parent]
                 target = find(first, word, shorter, word[node])
-                while target < 0:
+                while target < 0 or state[target] < 0:
                     shorter = suffix[shorter]
                     target = find(first, word, shorter, word[node])
-                suffix[node] = target
-
-
-@njit(cache=True)
-def _shorten(first: Ints, backoff: Floats, suffix: Ints, state: Ints) -> None:
-    """A history without continuations and with weight 1 says nothing that its suffix does not say."""
-    for node in range(state.shape[0]):
-        if node == 0 or first[node] < first[node + 1] or backoff[node] != 0:
-            state[node] = node
-        else:
-            state[node] = state[suffix[node]]
-        suffix[node] = state[suffix[node]]
+                suffix[node] = state[target]
+                state[node] = state[target] if idle else node
 
 
 def link(first: Ints, word: Ints, log_prob: Floats, backoff: Floats, counts: tuple[int, ...]) -> Trie:
     """The trie from its stored arrays: suffixes and states are worked out here. Shapes as in `Trie`."""
     contexts = len(backoff)
-    starts = np.cumsum([1, *counts])
+    starts = np.concatenate([[0], np.cumsum([1, *counts])[: max(2, len(counts))]]).astype(np.int64)
     suffix = np.zeros(contexts, np.int32)
     state = np.zeros(contexts, np.int32)
-    _link(first, word, np.concatenate([[0], starts[: len(counts)]]).astype(np.int64), suffix)
-    _shorten(first, backoff, suffix, state)
+    _link(first, word, backoff, starts, suffix, state)
     return Trie(first, word, log_prob, backoff, suffix, state, counts)
 
 

@@ -145,7 +145,7 @@ def test_any_model_scores_as_defined_and_survives_both_formats(tmp_path, order):
         assert again.log_prob(" ".join(words)) == pytest.approx(model.log_prob(" ".join(words)), abs=1e-3)
     model.save(tmp_path / "small")
     small = LanguageModel.load(tmp_path / "small")
-    for name in ("first", "word", "suffix", "trie_mask", "trie_word"):
+    for name in ("first", "word", "trie_mask", "trie_word"):
         assert np.array_equal(getattr(small.tables, name), getattr(model.tables, name))
     # 256 steps over the range of values, of which Lloyd's algorithm makes none wider than a few times the even step
     span = 3 * math.log(10) / 256

@@ -30,9 +30,9 @@ from train.kneser_ney import bits_for, count, estimate
 from train.mixture import Mixture, mix
 
 DEFAULT_TEXT = (
-    "../shared/text/books.txt.xz=0.6",
-    "../shared/text/librispeech_train_clean_100.txt.xz=0.2",
-    "../shared/text/everyday.txt=0.2",
+    "../shared/text/books.txt.xz=0.8",
+    "../shared/text/librispeech_train_clean_100.txt.xz=0.1",
+    "../shared/text/everyday.txt=0.1",
 )
 DEFAULT_HELD_OUT = ("../shared/corpus/dev/read/manifest.tsv", "../shared/corpus/dev/crowd/manifest.tsv")
 OVERLAP = 5  # words in a row
@@ -180,11 +180,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--cutoffs",
         type=_cutoffs,
-        default=[(0, 0, 1)],
+        default=[(0, 0, 1, 1)],
         metavar="C,C,C[;...]",
         help="n-grams of order 1, 2, ... seen at most so often are left out; as many as the order",
     )
-    parser.add_argument("--prune", type=_floats, default=[1e-9], metavar="X[,X]", help="entropy pruning; 0 is none")
+    parser.add_argument("--prune", type=_floats, default=[1.5e-8], metavar="X[,X]", help="entropy pruning; 0 is none")
     parser.add_argument("--output", default="models/english-lm", metavar="FOLDER", help="small format; '' for none")
     parser.add_argument("--arpa", metavar="FILE", help="write ARPA text, too")
     options = parser.parse_args(arguments)
