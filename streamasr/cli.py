@@ -137,6 +137,7 @@ def _listen(verb: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--save", metavar="FILE", type=Path, action="append", default=[], help=".txt, .srt, .vtt or .jsonl; repeatable"
     )
+    output.add_argument("--record", metavar="FILE.flac", type=Path, help="keep the audio, with the captions' clock")
     output.add_argument("--overwrite", action="store_true", help="replace files that exist")
     output.add_argument("--plain", action="store_true", help="one line for each caption, as where there is no terminal")
     server_options.add_listen(verb)

@@ -23,6 +23,7 @@ from streamasr.captions import Display, Status
 from streamasr.errors import OutputError, StreamasrError
 from streamasr.events import Event, Final, Overrun, Partial, SourceLost, SourceResumed
 from streamasr.export import Saver
+from streamasr.recorder import Recorder
 
 if TYPE_CHECKING:
     from streamasr.audio import Block, Source
@@ -88,6 +89,7 @@ class Session:
         loading: the engine to come.
         display: where captions are read.
         savers: files that are written as finals come.
+        recorder: keeps the audio, if there is one.
         stop: set it to end; what was heard until then is still recognised.
         live: the sound goes on whether or not it is read, as that of microphones and pipes: it is read while the model
             loads, and what the source still holds when `stop` is set was heard too. A file waits for the model instead.
@@ -101,6 +103,7 @@ class Session:
         savers: Iterable[Saver] = (),
         stop: threading.Event | None = None,
         live: bool = False,
+        recorder: Recorder | None = None,
     ) -> None:
         self.summary = Summary()
         self._source, self._loading, self._display = source, loading, display
@@ -108,6 +111,7 @@ class Session:
         self._savers, self._stop, self._live = list(savers), stop or threading.Event(), live
         self._waiting: collections.deque[Block] = collections.deque()
         self._waiting_s = 0.0
+        self._recorder = recorder
         self._engine: Recogniser | None = None
         self._state: Any = None
         self._peeked: Any = None  # the state that was peeked at last
@@ -169,6 +173,7 @@ class Session:
         seconds = len(block.samples) / RATE_HZ
         if seconds or block.skipped_s or block.events:
             self._waiting.append(block)
+            self._record(block)
             self._waiting_s += seconds
             self.summary.heard_s += seconds
         if seconds:
@@ -186,6 +191,15 @@ class Session:
             joined.append(self._waiting[0].samples)
             events += self._waiting.popleft().events
         return dataclasses.replace(block, samples=np.concatenate(joined), events=events)
+
+    def _record(self, block: Block) -> None:
+        if self._recorder is None:
+            return
+        try:
+            self._recorder.write(block)
+        except OutputError as error:
+            self._display.note(str(error))
+            self._recorder = None
 
     def _recognise(self, engine: Recogniser, block: Block) -> None:
         seconds = len(block.samples) / RATE_HZ
@@ -280,6 +294,8 @@ class Session:
 
     def _close(self) -> None:
         self._display.close()
+        if self._recorder is not None:
+            self._recorder.close()
         for saver in self._savers:
             try:
                 saver.close()

@@ -42,10 +42,10 @@ def spoken(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_what_is_spoken_into_a_microphone_is_what_the_file_says(spoken: Path, tmp_path: Path) -> None:
-    saved = tmp_path / "heard.jsonl"
+    saved, recorded = tmp_path / "heard.jsonl", tmp_path / "heard.flac"
     with virtual_microphone() as microphone:
         process = subprocess.Popen(
-            [*STREAMASR, "listen", "--save", str(saved)],
+            [*STREAMASR, "listen", "--save", str(saved), "--record", str(recorded)],
             cwd=REPOSITORY,
             env=microphone.env,
             stdout=subprocess.PIPE,
@@ -74,9 +74,25 @@ def test_what_is_spoken_into_a_microphone_is_what_the_file_says(spoken: Path, tm
     assert events[-1]["type"] == "end"
     assert not [event for event in events if event["type"] in ("overrun", "source_lost")]
 
-    done = subprocess.run(
-        [*STREAMASR, "transcribe", str(spoken)], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
-    expected = " ".join(done.stdout.split())
-    assert expected
-    assert jiwer.wer(expected, " ".join(finals)) <= 0.05, (expected, finals)
+    def transcribed(path: Path) -> str:
+        done = subprocess.run(
+            [*STREAMASR, "transcribe", str(path)], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        )
+        return " ".join(done.stdout.split())
+
+    # What was said live is what the file of the same sound says. The recording that was played starts at another
+    # phase of the 40 ms frames there, to which a model of little training is not indifferent.
+    assert jiwer.wer(transcribed(recorded), " ".join(finals)) <= 0.05
+    assert loudest_correlation(read_whole(spoken), read_whole(recorded)) > 0.95
+    assert jiwer.wer(transcribed(spoken), " ".join(finals)) <= 0.5
+
+
+def loudest_correlation(played: np.ndarray, heard: np.ndarray) -> float:
+    """Of what was played with what was heard, at the delay where it is greatest."""
+    size = len(played) + len(heard)
+    spectrum = np.fft.rfft(heard, size) * np.conj(np.fft.rfft(played, size))
+    delay = int(np.argmax(np.fft.irfft(spectrum, size)))
+    delay = delay if delay < len(heard) else delay - size  # the microphone may open during the silence before
+    heard, played = heard[max(delay, 0) :], played[max(-delay, 0) :]
+    count = min(len(heard), len(played))
+    return float(np.corrcoef(heard[:count], played[:count])[0, 1])

@@ -21,6 +21,7 @@ from streamasr.container import quiet
 from streamasr.errors import NoInputDevice, OutputError, StreamasrError
 from streamasr.export import Saver
 from streamasr.live import Loading, Session, Summary
+from streamasr.recorder import Recorder
 from streamasr.verbs import server_options, shared
 
 
@@ -30,6 +31,7 @@ def run(options: argparse.Namespace) -> int:
     with stopping() as stop, server_options.captions_server(options) as server:
         savers = _savers(options)
         try:
+            recorder = Recorder(options.record, options.overwrite) if options.record else None
             source, notice = _source(options)
         except StreamasrError:
             for saver in savers:
@@ -42,7 +44,8 @@ def run(options: argparse.Namespace) -> int:
         if server:
             display.note(f"captions for others at {server.address}")
             display = server.published(display)
-        session = Session(source, loading, display, savers, stop, live=not isinstance(source, FileSource))
+        live = not isinstance(source, FileSource)
+        session = Session(source, loading, display, savers, stop, live, recorder)
         try:
             with quiet():  # PortAudio tells of lost devices in its own words
                 session.run()
