@@ -118,7 +118,7 @@ def captions_server(options: argparse.Namespace) -> Iterator[Running | None]:
     from streamasr.server.settings import split_address
 
     given = settings(options, *split_address(options.serve), accepts_audio=False)
-    model = bundle.find(options.model).name
+    model = Path(options.model or bundle.DEFAULT_NAME).name
     with Running(lambda: CaptionServer(None, given, model)) as running:
         yield running
 
