@@ -41,9 +41,14 @@ def run(options: argparse.Namespace) -> int:
         display = _display(options)
         if notice or isinstance(display, Plain):
             display.note(notice or f"listening to {source.name}; Ctrl-C stops")
-        if server:
-            display.note(f"captions for others at {server.address}")
+        try:
             display = server.published(display)
+        except StreamasrError:
+            source.close()
+            display.close()
+            for saver in savers:
+                saver.discard()
+            raise
         live = not isinstance(source, FileSource)
         session = Session(source, loading, display, savers, stop, live, recorder)
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from streamasr.captions import Display
     from streamasr.server.running import Running
     from streamasr.server.settings import Settings
 
@@ -106,21 +107,54 @@ def settings(options: argparse.Namespace, host: str, port: int, accepts_audio: b
     )
 
 
-@contextlib.contextmanager
-def captions_server(options: argparse.Namespace) -> Iterator[Running | None]:
-    """The server of `listen --serve` while the block lasts, or None without `--serve`."""
-    if options.serve is None:
-        yield None
-        return
-    from streamasr import bundle
-    from streamasr.server.running import Running
-    from streamasr.server.service import CaptionServer
-    from streamasr.server.settings import split_address
+class CaptionsFor:
+    """The server of `listen --serve`. It starts when the source is open already: its imports take a while."""
 
-    given = settings(options, *split_address(options.serve), accepts_audio=False)
-    model = Path(options.model or bundle.DEFAULT_NAME).name
-    with Running(lambda: CaptionServer(None, given, model)) as running:
-        yield running
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._given: Settings | None = None
+        self._running: Running | None = None
+        if options.serve is not None:
+            from streamasr import bundle
+            from streamasr.server.settings import split_address
+
+            self._given = settings(options, *split_address(options.serve), accepts_audio=False)
+            self._given.tls()
+            self._model = Path(options.model or bundle.DEFAULT_NAME).name
+
+    def published(self, display: Display) -> Display:
+        """The display, whose events all subscribers get too; itself without `--serve`.
+
+        Raises:
+            ServerError: the address cannot be used.
+        """
+        given = self._given
+        if given is None:
+            return display
+        from streamasr.server.running import Running
+        from streamasr.server.service import CaptionServer
+
+        self._running = Running(lambda: CaptionServer(None, given, self._model))
+        display.note(f"captions for others at {self._running.address}")
+        return self._running.published(display)
+
+    def close(self) -> None:
+        """Tell the subscribers that it is over."""
+        if self._running:
+            self._running.close()
+
+
+@contextlib.contextmanager
+def captions_server(options: argparse.Namespace) -> Iterator[CaptionsFor]:
+    """The server of `listen --serve` while the block lasts.
+
+    Raises:
+        ConfigError: an address or access that cannot be.
+    """
+    server = CaptionsFor(options)
+    try:
+        yield server
+    finally:
+        server.close()
 
 
 def _access(group: argparse._ArgumentGroup) -> None:
