@@ -63,7 +63,7 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     assert "no set 'train-clean'" in told("--sets", "train-clean")
     missing = told(
         "--config",
-        "train/configs/debug.toml",
+        str(ROOT / "train/configs/debug.toml"),
         "--data",
         str(tmp_path / "nothing"),
         "--set",
