@@ -42,7 +42,7 @@ test: setup ## the tests
 	.venv/bin/pytest $(ARGS)
 
 train: .venv/develop.stamp ## train a model by the recipe
-	$(PYTHON) -m train.run $(ARGS)
+	$(PYTHON) -m train.run $(if $(CONFIG),--config $(CONFIG)) $(if $(DATA),--data $(DATA)) $(if $(SETS),--sets $(SETS)) $(ARGS)
 
 lm: .venv/develop.stamp ## estimate the language model
 	$(PYTHON) -m train.lm $(ARGS)
