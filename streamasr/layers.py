@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from streamasr import narrow
 from streamasr.recurrence import recur
 
 SHORT = 64  # frames
@@ -99,7 +100,11 @@ class Conv(Layer):
         return batch, channels, self.frequencies, frames
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        return self.conv(F.pad(mask_frames(x, lengths), (self.left, self.right)))  # type: ignore[no-any-return]
+        x = F.pad(mask_frames(x, lengths), (self.left, self.right))
+        if self.depthwise and narrow.suits(x):
+            return narrow.depthwise_conv(x, self.conv.weight, cast(Tensor, self.conv.bias))
+        y: Tensor = self.conv(x)
+        return y if y.dim() < 4 else y.contiguous(memory_format=torch.channels_last)
 
     def init_state(self, batch: int) -> ConvState:
         return ConvState(self.conv.weight.new_zeros(self._shape(batch, self.inputs, self.left)))
@@ -160,7 +165,10 @@ class Norm(Pointwise):
         self.norm = nn.LayerNorm(channels)
 
     def apply_frames(self, x: Tensor) -> Tensor:
-        return self.norm(x.movedim(1, -1)).movedim(-1, 1)  # type: ignore[no-any-return]
+        x = x.movedim(1, -1)
+        if x.shape[-1] <= narrow.WIDEST and narrow.suits(x):
+            return narrow.layer_norm(x, self.norm.weight, self.norm.bias, self.norm.eps).movedim(-1, 1)
+        return self.norm(x).movedim(-1, 1)  # type: ignore[no-any-return]
 
 
 class Activation(Pointwise):
