@@ -34,6 +34,7 @@ from train.data import Batches, Corpus, cache_root, rng_of
 from train.evaluate import word_errors
 from train.log import Log
 from train.losses import consistency, ctc_loss, distillation, frames_within, peak_first, trim_tails
+from train.optimiser import Optimisers
 
 
 @dataclass(frozen=True)
@@ -172,13 +173,7 @@ def _fit(config: TrainConfig, folder: Path, start_from: Path | None, log: Log, i
     )
     model = AsrModel(config.features, config.model, len(vocab)).to(device)
     teacher = load_teacher(config, model, device)
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() <= 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": config.optimiser.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=config.optimiser.rate,
-        betas=(0.9, 0.98),
-    )
+    optimiser = Optimisers(model, config.optimiser)
     average = copy.deepcopy(model).requires_grad_(False)
     step, epoch, position, heard_h, trained_s, skipped = 0, 0, 0, 0.0, 0.0, 0
     if saved is not None:
@@ -233,8 +228,7 @@ def _fit(config: TrainConfig, folder: Path, start_from: Path | None, log: Log, i
         began = time.monotonic()
         torch.manual_seed((config.run.seed * 1_000_003 + step) * 4096 + distributed.rank())  # dropout
         rate = learning_rate(step, config.optimiser)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+        optimiser.set_rate(rate)
 
         # The views of the batch: masked features, twice over for consistency.
         samples, lengths = batch.samples.to(device), batch.lengths.to(device)
@@ -278,7 +272,7 @@ def _fit(config: TrainConfig, folder: Path, start_from: Path | None, log: Log, i
             total = total + technique.peak_first * terms["peak_first"]
 
         # The step.
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         distributed.sum_gradients(model)
         norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.optimiser.clip))

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from streamasr.errors import ConfigError
+from train.config import OptimiserConfig
+from train.optimiser import Optimisers
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(80, 96), nn.ReLU(), nn.Linear(96, 80), nn.ReLU(), nn.Linear(80, 5))
+
+
+def losses(model: nn.Module, optimiser: Optimisers, steps: int) -> list[float]:
+    generator = torch.Generator().manual_seed(2)
+    x, y = torch.randn(64, 80, generator=generator), torch.randint(0, 5, (64,), generator=generator)
+    found = []
+    for _ in range(steps):
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        found.append(loss.item())
+    return found
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_it_learns_and_goes_on_from_its_state(kind: str) -> None:
+    model = network()
+    optimiser = Optimisers(model, OptimiserConfig(kind=kind, rate=3e-3))
+    assert len(optimiser.all) == (2 if kind == "muon" else 1)
+    first = losses(model, optimiser, 20)
+    assert first[-1] < 0.85 * first[0]
+    weights, state = {k: v.clone() for k, v in model.state_dict().items()}, optimiser.state_dict()
+    other = network()
+    other.load_state_dict(weights)
+    again = Optimisers(other, OptimiserConfig(kind=kind, rate=3e-3))
+    again.load_state_dict(copy.deepcopy(state))
+    torch.testing.assert_close(losses(model, optimiser, 3), losses(other, again, 3), rtol=1e-4, atol=1e-5)
+
+
+def test_every_weight_has_one_optimiser() -> None:
+    model = network()
+    groups = [group for one in Optimisers(model, OptimiserConfig(kind="muon")).all for group in one.param_groups]
+    held = [id(p) for group in groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in model.parameters())
+
+
+def test_refusals() -> None:
+    with pytest.raises(ConfigError, match="adamw or muon"):
+        Optimisers(network(), OptimiserConfig(kind="sgd"))
+    adamw, muon = (Optimisers(network(), OptimiserConfig(kind=kind)) for kind in ("adamw", "muon"))
+    with pytest.raises(ConfigError, match="another optimiser"):
+        muon.load_state_dict(adamw.state_dict())
