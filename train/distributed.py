@@ -100,10 +100,15 @@ def sum_gradients(model: nn.Module) -> None:
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    distributed.all_reduce(flat)
-    _copy_back(flat, gradients)
+    sum_tensors([p.grad for p in parameters if p.grad is not None])
+
+
+def sum_tensors(tensors: list[Tensor]) -> None:
+    """Replace tensors by their sums over all processes."""
+    if distributed.is_initialized():
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        distributed.all_reduce(flat)
+        _copy_back(flat, tensors)
 
 
 def copy_from_first(model: nn.Module) -> None:

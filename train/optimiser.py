@@ -4,16 +4,58 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
 from streamasr.errors import ConfigError
+from train import distributed
 from train.config import OptimiserConfig
 
 
 def is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:
     """Whether a weight is a matrix between hidden layers: neither a kernel, nor a head onto the tokens."""
     return parameter.dim() == 2 and min(parameter.shape) > 64 and "tap_head" not in name
+
+
+def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
+    """The nearest matrix with singular values of about one, by a Newton-Schulz iteration: (N, M) to (N, M)."""
+    x = matrix.bfloat16()
+    tall = x.shape[0] > x.shape[1]
+    x = x.t() if tall else x
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        square = x @ x.t()
+        x = torch.addmm(x, torch.addmm(square, square, square, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return (x.t() if tall else x).to(matrix.dtype)
+
+
+class Muon(Optimizer):
+    """Momentum whose steps are orthogonalised. torch.optim has one too; here the processes, whose gradients are equal,
+    each orthogonalise their share of the matrices, which is most of the work.
+    """
+
+    def __init__(
+        self, parameters: list[nn.Parameter], rate: float, weight_decay: float, momentum: float = 0.95
+    ) -> None:
+        super().__init__(parameters, {"lr": rate, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # noqa: ARG002
+        """Change the weights; all processes together."""
+        for group in self.param_groups:
+            kept = [p for p in group["params"] if p.grad is not None]
+            changes = []
+            for number, parameter in enumerate(kept):
+                memory = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+                memory.lerp_(parameter.grad, 1 - group["momentum"])
+                mine = number % distributed.world() == distributed.rank()
+                ahead = parameter.grad.lerp(memory, group["momentum"])  # Nesterov
+                changes.append(orthogonalise(ahead) if mine else torch.zeros_like(parameter))
+            distributed.sum_tensors(changes)
+            for parameter, change in zip(kept, changes, strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(change, alpha=-0.2 * group["lr"] * max(parameter.shape) ** 0.5)
 
 
 class Optimisers:
@@ -40,8 +82,7 @@ class Optimisers:
         ]
         self.all: list[Optimizer] = [AdamW(groups, lr=config.rate, betas=(0.9, 0.98))]
         if inner:
-            muon = Muon(inner, lr=config.rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
-            self.all.append(muon)
+            self.all.append(Muon(inner, config.rate, config.weight_decay))
 
     def set_rate(self, rate: float) -> None:
         """The learning rate of the next steps."""

@@ -8,7 +8,7 @@ from torch import nn
 
 from streamasr.errors import ConfigError
 from train.config import OptimiserConfig
-from train.optimiser import Optimisers
+from train.optimiser import Muon, Optimisers
 
 
 def network() -> nn.Sequential:
@@ -42,6 +42,21 @@ def test_it_learns_and_goes_on_from_its_state(kind: str) -> None:
     again = Optimisers(other, OptimiserConfig(kind=kind, rate=3e-3))
     again.load_state_dict(copy.deepcopy(state))
     torch.testing.assert_close(losses(model, optimiser, 3), losses(other, again, 3), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(70, 90), (192, 65)])
+def test_muon_is_torch_s(shape: tuple[int, int]) -> None:
+    torch.manual_seed(3)
+    start = torch.randn(shape)
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    one = Muon([ours], 0.02, 0.1)
+    other = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        gradient = torch.randn(shape)
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        one.step()
+        other.step()
+    torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=0)
 
 
 def test_every_weight_has_one_optimiser() -> None:
