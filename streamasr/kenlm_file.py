@@ -25,6 +25,7 @@ MAGIC = b"mmap lm http://kheafield.com/code"
 _VERSION_5 = MAGIC + b" format version 5\n\0\0"
 _PROBING, _TRIE, _QUANTISED, _ARRAY, _BOTH = 0, 2, 3, 4, 5
 _KINDS = (_PROBING, _TRIE, _QUANTISED, _ARRAY, _BOTH)
+_MISSING = -100.0  # log10 p that build_binary gives to <unk> where the ARPA file has none
 _MOST_TRIALS = 300_000_000_000  # about half an hour
 
 Bytes = NDArray[np.uint8]
@@ -57,6 +58,9 @@ def read_kenlm(path: Path) -> tuple[list[str], list[Level]]:
         words = data[end:].tobytes().split(b"\0")
         if len(words) != header.words + 1 or words[0] != b"<unk>" or words.pop():
             raise ValueError("its words are not where they should be")
+        if levels[0].log_prob[0] == _MISSING * LN10:  # then `renumber` adds it, as for an ARPA file without it
+            words_of, log_prob, backoff, line = levels[0]
+            levels[0] = Level(words_of[1:], log_prob[1:], backoff[1:], line)
         return renumber({word: number for number, word in enumerate(words)}, levels)
     except (ValueError, IndexError, OverflowError) as error:
         raise _bad(path, f"is cut short or damaged ({error})") from error

@@ -320,10 +320,16 @@ def test_a_code_book_is_exact_for_few_values_and_near_for_many():
 
 
 @pytest.mark.parametrize("kind", ["probing", "trie", "quantised", "array", "both"])
-def test_kenlm_binary_files_score_as_their_arpa_text(kind):
-    """The files were made from random.arpa by `build_binary [-q 8 -b 8] [-a 8] trie|probing`."""
-    expected, found = LanguageModel.load(KENLM / "random.arpa"), LanguageModel.load(KENLM / f"random.{kind}")
-    assert found.counts == expected.counts
+@pytest.mark.parametrize("model", ["random", "closed", "pruned"])
+def test_kenlm_binary_files_score_as_their_arpa_text(model, kind):
+    """The files were made by `build_binary [-q 8 -b 8] [-a 8] [-p 8] trie|probing`.
+
+    `closed` has no <unk>, for which KenLM then puts one that is all but impossible; of `pruned`, n-grams are listed
+    whose ends are not, so that KenLM adds those.
+    """
+    expected, found = LanguageModel.load(KENLM / f"{model}.arpa"), LanguageModel.load(KENLM / f"{model}.{kind}")
+    if model != "pruned":
+        assert found.counts == expected.counts
     names = [*expected.words[3:], "zz"]
     draw = random.Random(7)
     for _ in range(200):
