@@ -98,6 +98,28 @@ class EndpointConfig:
     longest_s: float = 20.0
 
 
+PRESETS: Mapping[str, EndpointConfig] = {
+    "captions": EndpointConfig(silence_before_s=5.0, silence_after_s=0.44, longest_s=15.0),  # the final comes soon
+    "meeting": EndpointConfig(),
+    "dictation": EndpointConfig(silence_before_s=10.0, silence_after_s=1.8, longest_s=40.0),  # time to think
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class GateConfig:
+    """When the network is spared: see `voice`.
+
+    Attributes:
+        voice: probability of a voice in a window from which on there is one.
+        hold_s: without a voice before the gate may close; the utterance must have ended, too.
+        before_s: what the network hears of the time before the gate opened.
+    """
+
+    voice: float = 0.2
+    hold_s: float = 2.0
+    before_s: float = 1.0
+
+
 def from_mapping(kind: type[ConfigT], values: Mapping[str, Any], where: str) -> ConfigT:
     """Make a config of `kind` from a mapping read from `where` (a file name, for the error).
 

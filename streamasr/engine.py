@@ -23,6 +23,7 @@ from streamasr.events import End, Event, Final, Partial, SpeechStarted, Word
 from streamasr.features import FeatureState
 from streamasr.layers import State
 from streamasr.lm import LanguageModel
+from streamasr.voice import WINDOW, Gate, GateState, VoiceState
 
 Samples = NDArray[np.float32]
 ResultT = TypeVar("ResultT")
@@ -49,6 +50,8 @@ class StreamState(NamedTuple):
         shift_s: time of the decoder's frame 0.
         last: the last Partial's committed and tentative text.
         begun: a SpeechStarted was sent for this utterance.
+        gate: whether the network hears at all; while the gate is closed, `frames` stands still.
+        voice: the voice detector's state, where there is a gate.
     """
 
     features: FeatureState
@@ -64,6 +67,8 @@ class StreamState(NamedTuple):
     shift_s: float = 0.0
     last: tuple[str, str] = ("", "")
     begun: bool = False
+    gate: GateState = GateState(open=True)
+    voice: VoiceState | None = None
 
 
 class Step(NamedTuple):
@@ -83,6 +88,9 @@ Work: TypeAlias = Generator[Step, tuple[Tensor, tuple[State, ...]], ResultT]
 class Engine:
     """Streams through one model. The model is only read, so an engine may serve several threads.
 
+    Args:
+        gate: spares the network where there is no voice; None: the network hears everything.
+
     Raises:
         BundleError: a model that needs the whole utterance.
     """
@@ -95,6 +103,7 @@ class Engine:
         device: str = "cpu",
         lm: LanguageModel | None = None,
         hotwords: Mapping[str, float] | None = None,
+        gate: Gate | None = None,
     ) -> None:
         if bundle.model_config.bidirectional:
             raise BundleError(
@@ -106,7 +115,7 @@ class Engine:
         self.model = bundle.model.to(self.device)
         self.frame_s = self.model.frame_ms / 1000
         self.rate_hz = bundle.feature_config.rate_hz
-        self.lm = lm
+        self.lm, self.gate = lm, gate
         self.decoder = Decoder(bundle.vocab, beam or BeamConfig(), self.frame_s, lm, hotwords)
         self.endpointer = Endpointer(endpoint or EndpointConfig(), self.model.frame_ms, bundle.vocab.space)
         self._stride = self.model.network.stride
@@ -116,7 +125,8 @@ class Engine:
         """The state of a stream before its first sample."""
         features, network = self.model.init_state(1)
         history = features.samples.new_zeros(1, self.bundle.feature_config.mels, 0)
-        return StreamState(features, history, network, self.decoder.start())
+        state = StreamState(features, history, network, self.decoder.start())
+        return state._replace(gate=GateState(), voice=self.gate.detector.start()) if self.gate else state
 
     def tuned(self, endpoint: EndpointConfig | None = None, hotwords: Mapping[str, float] | None = None) -> Engine:
         """An engine on the same model with other endpoint rules, or hotwords (phrases and boosts); None: as they are.
@@ -185,16 +195,15 @@ class Engine:
         events: list[Event] = []
         piece = round(PIECE_S * self.rate_hz)
         for begin in range(0, len(heard), piece):
-            part = torch.tensor(heard[None, begin : begin + piece], device=self.device)
-            energies, features = self.model.features.step(part, state.features)
-            state = state._replace(features=features, samples=state.samples + part.shape[-1])
-            found, state = yield from self._hear(energies, state)
+            found, state = yield from self._admit(torch.tensor(heard[begin : begin + piece]), state)
             events += found
         found, state = self._show(state)
         return events + found, state
 
     def peeking(self, state: StreamState) -> Work[Partial]:
         """`peek` as work."""
+        if not state.gate.open:
+            return Partial("", "", self.time_s(state), self.time_s(state))
         events, flushed = yield from self._flush(state)
         ended = "".join(event.text + " " for event in events if isinstance(event, Final))
         reading = self.decoder.read(flushed.beam)
@@ -204,11 +213,14 @@ class Engine:
 
     def finalizing(self, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
         """`finalize` as work."""
+        opened: list[Event] = []
+        if not state.gate.open:  # perhaps a word has just begun
+            opened, state = yield from self._open(state)
         events, flushed = yield from self._flush(state)
         final, flushed = self._final(flushed)
         ahead = state.ahead + flushed.frames - state.frames
         kept = state._replace(beam=flushed.beam, frames=flushed.frames, ahead=ahead)
-        return events + final, kept._replace(endpoint=EndpointState(), last=("", ""), begun=False)
+        return opened + events + final, kept._replace(endpoint=EndpointState(), last=("", ""), begun=False)
 
     def skipping(self, seconds: float, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
         """`skip` as work."""
@@ -223,6 +235,51 @@ class Engine:
         events, _ = yield from self.finalizing(state)
         return [*events, End(self.time_s(state))]
 
+    def _admit(self, samples: Tensor, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
+        """Next samples (S,) through the gate. The network hears them where it is open; else their energies are kept."""
+        events: list[Event] = []
+        probabilities: list[float] = []
+        known = 0  # samples before these, of a window not yet complete
+        if self.gate and state.voice:
+            known = self.gate.detector.missing(state.voice)
+            probabilities, voice = self.gate.detector.step(samples, state.voice)
+            state = state._replace(voice=voice)
+        while True:
+            turn, gate = self.gate.scan(probabilities, state.gate) if self.gate else (None, state.gate)
+            count = len(samples) if turn is None else known + turn * WINDOW
+            energies, features = self.model.features.step(samples[None, :count].to(self.device), state.features)
+            state = state._replace(features=features, samples=state.samples + count, gate=gate)
+            if gate.open:
+                found, state = yield from self._hear(energies, state)
+                events += found
+            else:
+                state = self._keep(energies, state)
+            if turn is None:
+                return events, state
+            found, state = (yield from self._open(state)) if not gate.open else self._close(state)
+            events += found
+            samples, probabilities, known = samples[count:], probabilities[turn + 1 :], WINDOW
+
+    def _open(self, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
+        """Let the network hear, from a while ago on: what was said before a voice was found is not lost."""
+        assert self.gate
+        now = state.hops // self._stride
+        first = max(self._oldest(state), now - round(self.gate.config.before_s / self.frame_s))
+        begin = max(first, state.frames)
+        shift_s = state.shift_s + (begin - state.frames) * self.frame_s
+        gate = state.gate._replace(open=True)
+        state = state._replace(frames=begin, shift_s=shift_s, gate=gate, endpoint=EndpointState())
+        log_probs, state = yield from self._rewarm(state, first)
+        return (yield from self._decode(log_probs, state))
+
+    def _close(self, state: StreamState) -> tuple[list[Event], StreamState]:
+        """Spare the network from now on; or wait as long again, where it has heard letters since the last utterance."""
+        if state.endpoint.spoken:
+            return [], state._replace(gate=state.gate._replace(quiet=0))
+        events, state = self._final(state)
+        network, gate = self.model.network.init_state(1), state.gate._replace(open=False)
+        return events, state._replace(network=network, ahead=0, gate=gate)
+
     def _flush(self, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
         """All that is held back, decoded as if the stream ended here."""
         events, state = yield from self._hear(self.model.features.flush(state.features), state)
@@ -235,10 +292,15 @@ class Engine:
     def _hear(self, energies: Tensor, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
         """Next energies (1, mels, T) through network, endpoint rules and beam."""
         logits, network = yield Step(energies[:, None], state.network)
-        history = torch.cat([state.history, energies], -1)
+        history = torch.cat([state.history, energies], -1)  # long enough for an endpoint anywhere in these
         state = state._replace(network=network, history=history, hops=state.hops + energies.shape[-1])
         events, state = yield from self._decode(logits.transpose(1, 2).log_softmax(-1), state)
         return events, state._replace(history=state.history[..., -self._kept :])
+
+    def _keep(self, energies: Tensor, state: StreamState) -> StreamState:
+        """Next energies (1, mels, T), for later."""
+        history = torch.cat([state.history, energies], -1)[..., -self._kept :]
+        return state._replace(history=history, hops=state.hops + energies.shape[-1])
 
     def _decode(
         self, log_probs: Tensor, state: StreamState, ended: bool = False
@@ -260,20 +322,26 @@ class Engine:
             rows = rows[count:]
             if not ended:
                 warm_s = WARM_PAUSE_S if endpoint.pause else WARM_SPEECH_S
-                renewed, state = yield from self._rewarm(state, warm_s)
+                first = max(self._oldest(state), state.frames - round(warm_s / self.frame_s))
+                renewed, state = yield from self._rewarm(state, first)
                 rows = renewed[0].cpu().numpy()
 
-    def _rewarm(self, state: StreamState, warm_s: float) -> Work[tuple[Tensor, StreamState]]:
-        """A fresh network state that has heard the last `warm_s` again, and its outputs from `state.frames` on.
+    def _oldest(self, state: StreamState) -> int:
+        """The first output frame whose energies are all kept."""
+        return -(-(state.hops - state.history.shape[-1]) // self._stride)
+
+    def _rewarm(self, state: StreamState, first: int) -> Work[tuple[Tensor, StreamState]]:
+        """A fresh network state that has heard all again from output frame `first` on, and its outputs (1, T, tokens)
+        from `state.frames` on; those decoded already are `ahead`.
 
         A recurrent state that is carried for long drifts; a fresh one behaves as in training.
         """
         oldest = state.hops - state.history.shape[-1]
-        first = max(-(-oldest // self._stride), state.frames - round(warm_s / self.frame_s))
         energies = state.history[..., first * self._stride - oldest :]
         logits, network = yield Step(energies[:, None], self.model.network.init_state(1))
         known = state.frames - first
-        return logits[..., known:].transpose(1, 2).log_softmax(-1), state._replace(network=network)
+        state = state._replace(network=network, ahead=max(0, known - logits.shape[-1]))
+        return logits[..., known:].transpose(1, 2).log_softmax(-1), state
 
     def _word(self, word: SpokenWord, state: StreamState) -> Word:
         start_s, end_s = (frame * self.frame_s + state.shift_s for frame in (word.start, word.end))

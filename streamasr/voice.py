@@ -1,0 +1,150 @@
+"""Is there a voice? A small network for that, and the gate that spares the recogniser's network where there is none.
+
+The detector is that of the package silero-vad (https://github.com/snakers4/silero-vad, MIT): its weights, run here with
+an explicit state, and all windows of a chunk at once, which is faster than the package's own model. It hears windows of
+512 samples (32 ms) laid from the stream's beginning, each with the 64 samples before it, so what it finds does not depend
+on the chunks.
+
+The gate opens after the first window with a voice in it, and then the recogniser hears what was said just before, too.
+It may close only at every fifth window (160 ms, a whole number of frames of every layer), so that few chunks are split.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from streamasr.config import GateConfig
+from streamasr.errors import ConfigError
+
+RATE_HZ = 16_000
+WINDOW = 512  # samples
+CONTEXT = 64  # samples before a window that are heard with it
+WEIGHTS = "silero_vad.jit"
+CELLS = 128
+GRID = 5  # windows
+
+
+class VoiceState(NamedTuple):
+    """The context and the samples of a window not yet complete, (S,); hidden and cell state, each (1, 128)."""
+
+    samples: Tensor
+    hidden: Tensor
+    cell: Tensor
+
+
+class VoiceDetector:
+    """Probabilities of a voice, one for each window. Runs on the CPU.
+
+    Args:
+        weights: the tensors of the detector for 16 kHz, by name.
+    """
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        self._weights = weights
+        self._spectrum = weights["stft.forward_basis_buffer"][:, 0].t().contiguous()  # (256, 2 * 129)
+
+    @classmethod
+    def load(cls) -> VoiceDetector:
+        """The detector of the installed package.
+
+        Raises:
+            ConfigError: the package is missing, or has no such weights.
+        """
+        places = package_data()
+        path = places / WEIGHTS if places else None
+        if path is None or not path.is_file():
+            got = "silero-vad is not installed" if path is None else f"{path} is missing"
+            raise ConfigError(f"no voice detector: {got}", "silero-vad 6.2.1 or later", "Install it, or add --no-gate.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit, all over
+            whole = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+        weights: dict[str, Tensor] = whole.state_dict()
+        kind = "_model."  # the other one is for 8 kHz
+        return cls({name.removeprefix(kind): tensor for name, tensor in weights.items() if name.startswith(kind)})
+
+    def start(self) -> VoiceState:
+        """The state before the first sample."""
+        return VoiceState(torch.zeros(CONTEXT), torch.zeros(1, CELLS), torch.zeros(1, CELLS))
+
+    def missing(self, state: VoiceState) -> int:
+        """Samples that complete the next window."""
+        return WINDOW + CONTEXT - len(state.samples)
+
+    def step(self, samples: Tensor, state: VoiceState) -> tuple[list[float], VoiceState]:
+        """Next samples (S,) at 16 kHz, S >= 0, to the probabilities of the windows that they complete."""
+        held = torch.cat([state.samples, samples])
+        count = (len(held) - CONTEXT) // WINDOW
+        if count == 0:
+            return [], state._replace(samples=held)
+        windows = held.unfold(0, CONTEXT + WINDOW, WINDOW)  # (W, 576)
+        hidden, cell = state.hidden, state.cell
+        weights, outputs = self._weights, []
+        for frame in self._encode(windows):
+            hidden, cell = torch.lstm_cell(
+                frame[None],
+                (hidden, cell),
+                weights["decoder.rnn.weight_ih"],
+                weights["decoder.rnn.weight_hh"],
+                weights["decoder.rnn.bias_ih"],
+                weights["decoder.rnn.bias_hh"],
+            )
+            outputs.append(hidden)
+        logits = F.linear(torch.cat(outputs).relu(), weights["decoder.decoder.2.weight"][..., 0])
+        probabilities: list[float] = (logits[:, 0] + weights["decoder.decoder.2.bias"]).sigmoid().tolist()
+        return probabilities, VoiceState(held[count * WINDOW :].clone(), hidden, cell)
+
+    def _encode(self, windows: Tensor) -> Tensor:
+        """Windows (W, 576) to what the recurrent cell hears, (W, 128)."""
+        padded = F.pad(windows[:, None], (0, CONTEXT), mode="reflect")[:, 0]
+        spectrum = padded.unfold(1, 256, 128) @ self._spectrum  # (W, 4, 258)
+        real, imaginary = spectrum.chunk(2, -1)
+        x = (real.square() + imaginary.square()).sqrt().transpose(1, 2)  # (W, 129, 4)
+        for layer, stride in enumerate((1, 2, 2, 1)):
+            weight, bias = (self._weights[f"encoder.{layer}.reparam_conv.{kind}"] for kind in ("weight", "bias"))
+            x = F.conv1d(x, weight, bias, stride=stride, padding=1).relu()
+        return x[..., 0]
+
+
+def package_data() -> Path | None:
+    """The data of the package silero-vad, which is not imported: it would set torch's threads."""
+    found = importlib.util.find_spec("silero_vad")
+    places = found.submodule_search_locations if found else None
+    return Path(places[0]) / "data" if places else None
+
+
+class GateState(NamedTuple):
+    """Whether the gate is open, windows so far, and windows without a voice since a voice or the last try to close."""
+
+    open: bool = False
+    windows: int = 0
+    quiet: int = 0
+
+
+class Gate:
+    """When the recogniser's network is to hear, by the rules of `config`."""
+
+    def __init__(self, config: GateConfig, detector: VoiceDetector) -> None:
+        self.config, self.detector = config, detector
+        self.hold = -(-round(config.hold_s * RATE_HZ) // WINDOW)  # windows
+
+    def scan(self, probabilities: Sequence[float], state: GateState) -> tuple[int | None, GateState]:
+        """Look for the first window after which the gate opens, or after which an open one may close.
+
+        Returns:
+            the window's index, and the state after it, open as it was before; or None, and the state after all windows.
+        """
+        is_open, windows, quiet = state
+        for index, probability in enumerate(probabilities):
+            windows += 1
+            quiet = 0 if probability >= self.config.voice else quiet + 1
+            if (quiet >= self.hold and windows % GRID == 0) if is_open else quiet == 0:
+                return index, GateState(is_open, windows, quiet)
+        return None, GateState(is_open, windows, quiet)
