@@ -8,10 +8,14 @@ write. Finals are ordinary output: they stay in the terminal's own scrollback.
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from types import FrameType
+from typing import Any, Protocol
 
 from rich.console import COLOR_SYSTEMS, Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
@@ -21,9 +25,11 @@ from rich.text import Text
 from streamasr.events import Event, Final, Partial
 
 ERASE_BELOW, HIDE_CURSOR, SHOW_CURSOR = "\x1b[J", "\x1b[?25l", "\x1b[?25h"
+SUSPENDS = hasattr(signal, "SIGTSTP")
 LONGEST_ROWS = 6  # of words in progress
 METER_CELLS = 8
 METER_DB = (-60.0, 0.0)
+LAG_SHOWN_S = 1.0
 SOURCE_CELLS = 16  # of the source's name are shown before another field is left out
 
 
@@ -38,6 +44,7 @@ class Status:
     latency_s: float | None = None
     real_time_factor: float | None = None
     dropped_s: float = 0.0
+    lag_s: float = 0.0  # of audio that waits
 
 
 class Display(Protocol):
@@ -60,17 +67,18 @@ class Display(Protocol):
 
 
 class View:
-    """The part in progress as a renderable: the last rows of the words, then the status line."""
+    """The parts in progress as a renderable: the last rows of the words of each source, then the status line."""
 
-    def __init__(self, partial: Partial | None, status: Status, hint: str = "") -> None:
-        self.partial, self.status, self.hint = partial, status, hint
+    def __init__(self, partials: Sequence[Partial], status: Status, hint: str = "") -> None:
+        self.partials, self.status, self.hint = partials, status, hint
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        words = Text(self.partial.committed if self.partial else "")
-        words.append(self.partial.tentative if self.partial else self.hint, style="dim")
-        rows = max(1, min(LONGEST_ROWS, options.size.height - 2))
-        lines = words.wrap(console, options.max_width)
-        yield from list(lines)[-rows:] or [Text()]
+        rows = max(1, min(LONGEST_ROWS, options.size.height - 2) // max(1, len(self.partials)))
+        for partial in self.partials or [Partial("", self.hint, 0.0, 0.0)]:
+            words = Text(f"[{partial.source}] " if partial.source else "")
+            words.append(partial.committed)
+            words.append(partial.tentative, style="dim")
+            yield from list(words.wrap(console, options.max_width))[-rows:] or [Text()]
         if options.size.height > 1:
             yield _status_line(self.status, options.max_width, options.ascii_only)
 
@@ -84,32 +92,55 @@ class Terminal:
         self.closed = False
         self._console = console or Console(highlight=False, markup=False, emoji=False)
         self._hint = hint
-        self._partial: Partial | None = None
+        self._partials: dict[str, Partial] = {}  # of each source
+        self._stopped = False
         self._above: list[Text] = []
         self._quiet = contextlib.ExitStack()
-        self._quiet.enter_context(_without_echo())
-        self._write(HIDE_CURSOR)
+        self._handler: Any = None  # of Ctrl-Z, before
+        self._begin()
 
     def event(self, event: Event) -> None:
-        if isinstance(event, Partial):
-            self._partial = event if event.text.strip() else None
-        elif isinstance(event, Final):
-            self._partial = None
-            if event.text.strip():
-                self._above.append(Text(event.text))
-                self._hint = ""
+        if isinstance(event, Partial | Final):
+            self._partials.pop(event.source, None)
+        if isinstance(event, Partial) and event.text.strip():
+            self._partials[event.source] = event
+        elif isinstance(event, Final) and event.text.strip():
+            self._above.append(Text(event.line))
+            self._hint = ""
 
     def note(self, line: str) -> None:
         self._above.append(Text(line, style="yellow"))
 
+    def _begin(self) -> None:
+        """Take the terminal over; a Ctrl-Z is obeyed at the next `draw`, so that the shell finds it in order."""
+        self._quiet.enter_context(_without_echo())
+        self._write(HIDE_CURSOR)
+        if SUSPENDS and threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGTSTP, self._stop)
+
+    def _end(self) -> None:
+        self._write(f"\r{ERASE_BELOW}{self._scrolled()}{SHOW_CURSOR}")
+        self._quiet.close()
+        if SUSPENDS and self._handler is not None:
+            signal.signal(signal.SIGTSTP, self._handler)
+            self._handler = None
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._stopped = True
+
     def draw(self, status: Status) -> None:
-        view = self._rendered(View(self._partial, status, self._hint)).removesuffix("\n")
+        if self._stopped:
+            self._stopped = False
+            self._end()
+            os.kill(os.getpid(), signal.SIGTSTP)  # returns when the shell lets the process go on
+            self._begin()
+        partials = [self._partials[source] for source in sorted(self._partials)]
+        view = self._rendered(View(partials, status, self._hint)).removesuffix("\n")
         up = view.count("\n")
         self._write(f"\r{ERASE_BELOW}{self._scrolled()}{view}\r" + (f"\x1b[{up}A" if up else ""))
 
     def close(self) -> None:
-        self._write(f"\r{ERASE_BELOW}{self._scrolled()}{SHOW_CURSOR}")
-        self._quiet.close()
+        self._end()
 
     def _scrolled(self) -> str:
         above = "".join(map(self._rendered, self._above))
@@ -151,7 +182,7 @@ class Plain:
     def event(self, event: Event) -> None:
         if isinstance(event, Final) and event.text.strip() and not self.closed:
             try:
-                sys.stdout.write(event.text.strip() + "\n")
+                sys.stdout.write(event.line.strip() + "\n")
                 sys.stdout.flush()
             except OSError:  # nobody reads any more
                 self.closed = True
@@ -173,6 +204,8 @@ def _status_line(status: Status, width: int, ascii_only: bool) -> Text:
     fields = [(6, _meter(status.level_db, ascii_only))]
     if status.latency_s is not None:
         fields.append((5, Text(f"latency {status.latency_s:.1f} s")))
+    if status.lag_s >= LAG_SHOWN_S:
+        fields.append((6, Text(f"lag {status.lag_s:.1f} s", style="bold yellow")))
     if status.real_time_factor is not None:
         fields.append((3, Text(f"rtf {status.real_time_factor:.2f}")))
     dropped = f"dropped {status.dropped_s:.1f} s" if status.dropped_s else "dropped 0 s"

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from streamasr.errors import StreamasrError
-from streamasr.verbs import server_options
+from streamasr.verbs import listen_options, server_options
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
@@ -28,14 +28,6 @@ EXAMPLES = """examples:
   streamasr doctor                                       what works here, and what to do about the rest
 
 Each verb has its own help: streamasr VERB --help
-"""
-
-LISTEN = """examples:
-  streamasr listen                                   the default microphone; Ctrl-C stops
-  streamasr listen --device "USB Audio"              by name, part of a name, or number (see: streamasr devices)
-  streamasr listen --source talk.flac --realtime     a file, as if it were spoken now
-  ffmpeg -loglevel error -i talk.mp4 -f s16le -ac 1 -ar 16000 - | streamasr listen --source -
-  streamasr listen --save talk.srt | tee talk.txt    one line for each caption where the output is no terminal
 """
 
 TRANSCRIBE = """examples:
@@ -57,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error, 2 for wrong usage, 130 when interrupted."""
     root = parser()
     options = root.parse_args(arguments)
-    if options.verb == "listen" and (fault := _misuse(options)):
+    if options.verb == "listen" and (fault := listen_options.misuse(options)):
         root.error(fault)
     try:
         status: int = importlib.import_module(f"streamasr.verbs.{options.verb}").run(options)
@@ -106,7 +98,9 @@ def parser() -> argparse.ArgumentParser:
             parents=[*parents, common],
         )
 
-    _listen(verb("listen", "captions from a microphone, a file or a pipe, live", engine, examples=LISTEN))
+    listen_options.add(
+        verb("listen", "captions from microphones, a file or a pipe, live", engine, examples=listen_options.EXAMPLES)
+    )
     _transcribe(verb("transcribe", "write down what is said in sound files", engine, examples=TRANSCRIBE))
     server_options.add_serve(
         verb("serve", "captions for others: browsers, subscribers, senders", engine, examples=server_options.SERVE)
@@ -123,35 +117,6 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="one JSON array")
     doctor.add_argument("--fix", action="store_true", help="install PortAudio if it is missing and that is permitted")
     return root
-
-
-def _listen(verb: argparse.ArgumentParser) -> None:
-    source = verb.add_argument_group("source")
-    source.add_argument("--source", metavar="WHAT", default="mic", help="mic (default), a sound file, or - for raw PCM")
-    source.add_argument("--device", metavar="NAME", help="microphone: number, name or part of a name")
-    source.add_argument("--realtime", action="store_true", help="play a file at the pace of speech")
-    source.add_argument("--rate", metavar="HZ", type=_positive, help="of raw PCM (default: 16000)")
-    source.add_argument("--encoding", choices=("s16le", "f32le"), help="of raw PCM (default: s16le)")
-    source.add_argument("--channels", metavar="N", type=_positive, help="of raw PCM (default: 1)")
-    output = verb.add_argument_group("output")
-    output.add_argument(
-        "--save", metavar="FILE", type=Path, action="append", default=[], help=".txt, .srt, .vtt or .jsonl; repeatable"
-    )
-    output.add_argument("--record", metavar="FILE.flac", type=Path, help="keep the audio, with the captions' clock")
-    output.add_argument("--overwrite", action="store_true", help="replace files that exist")
-    output.add_argument("--plain", action="store_true", help="one line for each caption, as where there is no terminal")
-    server_options.add_listen(verb)
-
-
-def _misuse(options: argparse.Namespace) -> str:
-    """What is wrong with the combination of options of `listen`, or nothing."""
-    if options.source != "-" and (options.rate or options.encoding or options.channels):
-        return "--rate, --encoding and --channels describe raw PCM: they need --source -"
-    if options.source != "mic" and options.device is not None:
-        return "--device names a microphone: leave --source out"
-    if options.source in ("mic", "-") and options.realtime:
-        return "--realtime paces a file: it needs --source FILE"
-    return ""
 
 
 def _transcribe(verb: argparse.ArgumentParser) -> None:

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import difflib
 import os
-import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
+from streamasr import system
 from streamasr.container import quiet
 from streamasr.errors import NoInputDevice, NoPortAudio, UnknownDevice
 
-PACKAGES = (  # package managers, and what installs PortAudio with them
-    ("apt-get", "apt-get install libportaudio2"),
-    ("dnf", "dnf install portaudio"),
-    ("pacman", "pacman -S portaudio"),
-    ("zypper", "zypper install libportaudio2"),
-    ("apk", "apk add portaudio"),
-)
+SYSTEM = "system"  # what the machine plays, instead of a microphone
+LOOPBACKS = ("monitor of", "loopback", "blackhole", "stereo mix", "what u hear", "cable output", "soundflower")
+PULSE, MONITOR = "pulse", "@DEFAULT_MONITOR@"  # ALSA's way to PulseAudio and PipeWire; what the default output plays
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """An input device: `channels` and `rate_hz` are its own; `host` is the sound system that offers it."""
+    """An input device: `channels` and `rate_hz` are its own; `host` is the sound system that offers it.
+
+    `target` is the PulseAudio source that it is to be led to, where that is not the default one.
+    """
 
     number: int
     name: str
@@ -32,6 +33,7 @@ class Device:
     channels: int
     rate_hz: float
     default: bool
+    target: str = ""
 
 
 def portaudio() -> ModuleType:
@@ -52,12 +54,9 @@ def portaudio() -> ModuleType:
 
 def install_command() -> str:
     """The command that installs PortAudio on this system."""
-    if sys.platform == "darwin":
-        return "brew install portaudio"
     if sys.platform == "win32":
         return "pip install --force-reinstall sounddevice"
-    command = next((command for manager, command in PACKAGES if shutil.which(manager)), PACKAGES[0][1])
-    return command if os.geteuid() == 0 else f"sudo {command}"
+    return system.advice(["portaudio"])
 
 
 def list_devices() -> tuple[Device, ...]:
@@ -95,6 +94,53 @@ def find_device(wanted: int | str | None = None) -> Device:
         UnknownDevice: nothing fits (the near names are listed), or several devices do.
     """
     return choose(list_devices(), wanted)
+
+
+def find_loopback() -> Device:
+    """The device that hears what the machine plays.
+
+    Raises:
+        NoPortAudio: the library is not installed.
+        UnknownDevice: there is none; the error says how to get one here.
+    """
+    return choose_loopback(list_devices())
+
+
+def choose_loopback(devices: Sequence[Device]) -> Device:
+    """`find_loopback` among the given devices: one that is called so, or else PulseAudio's monitor."""
+    for word in LOOPBACKS:
+        for device in devices:
+            if word in device.name.casefold():
+                return device
+    for device in devices:
+        if device.name == PULSE:
+            return dataclasses.replace(device, name="the system's sound", target=MONITOR, default=False)
+    hints = {
+        "darwin": "Install BlackHole and choose it as output.",
+        "win32": "Enable Stereo Mix in the sound settings.",
+    }
+    raise UnknownDevice(
+        "no device hears what this machine plays",
+        "a monitor or loopback device",
+        hints.get(sys.platform, "Install ALSA's PulseAudio plugin, or name the device: --source device:NAME"),
+    )
+
+
+@contextlib.contextmanager
+def led_to(target: str) -> Iterator[None]:
+    """What is opened meanwhile through ALSA's PulseAudio plugin hears this source; "" leaves all as it is."""
+    if not target:
+        yield
+        return
+    before = os.environ.get("PULSE_SOURCE")
+    os.environ["PULSE_SOURCE"] = target
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PULSE_SOURCE"]
+        else:
+            os.environ["PULSE_SOURCE"] = before
 
 
 def choose(devices: Sequence[Device], wanted: int | str | None) -> Device:

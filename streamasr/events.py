@@ -1,4 +1,7 @@
-"""What a stream tells its listeners. All times are seconds of the real audio since the stream began."""
+"""What a stream tells its listeners. All times are seconds of the real audio since the stream began.
+
+`source` is the label of the source that an event came from, where there are several; else "".
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ class SpeechStarted:
     """The first word of an utterance began at `time_s`."""
 
     time_s: float
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class Partial:
     tentative: str
     start_s: float
     end_s: float
+    source: str = ""
 
     @property
     def text(self) -> str:
@@ -49,6 +54,12 @@ class Final:
     words: tuple[Word, ...]
     start_s: float
     end_s: float
+    source: str = ""
+
+    @property
+    def line(self) -> str:
+        """The text, after the label of its source where it has one."""
+        return f"[{self.source}] {self.text}" if self.source else self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +69,7 @@ class Overrun:
     seconds: float
     time_s: float
     reason: str
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,7 @@ class SourceLost:
 
     time_s: float
     reason: str
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +87,7 @@ class SourceResumed:
 
     time_s: float
     gap_s: float
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

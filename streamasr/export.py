@@ -11,10 +11,12 @@ import dataclasses
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
+from streamasr.earlier import read
 from streamasr.errors import OutputError
 from streamasr.events import Event, Final, Partial, SpeechStarted, Word
 
@@ -52,7 +54,7 @@ class Text:
 
     def write(self, event: Event) -> str:
         """What to append for this event, or nothing."""
-        return f"{_one_line(event.text)}\n" if isinstance(event, Final) and event.text.strip() else ""
+        return f"{_one_line(event.line)}\n" if isinstance(event, Final) and event.text.strip() else ""
 
 
 class JsonLines:
@@ -68,36 +70,42 @@ class JsonLines:
 
 
 class Srt:
-    """Numbered cues."""
+    """Numbered cues; those of several sources carry labels and may overlap.
+
+    Args:
+        number: of the last cue that the file has already.
+        end_s: when that ended.
+    """
 
     header = ""
 
-    def __init__(self) -> None:
-        self._number, self._end_s = 0, 0.0
+    def __init__(self, number: int = 0, end_s: float = 0.0) -> None:
+        self._number, self._after_s = number, end_s
+        self._ends_s: dict[str, float] = {}  # of the last cue of each source
 
     def write(self, event: Event) -> str:
         """What to append for this event, or nothing."""
         parts = []
-        for cue in cues(event, self._end_s) if isinstance(event, Final) else ():
-            self._number, self._end_s = self._number + 1, cue.end_s
+        for cue in _cues_after(event, self._ends_s, self._after_s):
+            self._number += 1
             body = "\n".join(cue.lines).replace("-->", "->")
             parts.append(f"{self._number}\n{_clock(cue.start_s, ',')} --> {_clock(cue.end_s, ',')}\n{body}\n\n")
         return "".join(parts)
 
 
 class Vtt:
-    """WebVTT cues, without numbers."""
+    """WebVTT cues, without numbers; those of several sources carry labels and may overlap."""
 
     header = "WEBVTT\n\n"
 
-    def __init__(self) -> None:
-        self._end_s = 0.0
+    def __init__(self, end_s: float = 0.0) -> None:
+        self._after_s = end_s
+        self._ends_s: dict[str, float] = {}
 
     def write(self, event: Event) -> str:
         """What to append for this event, or nothing."""
         parts = []
-        for cue in cues(event, self._end_s) if isinstance(event, Final) else ():
-            self._end_s = cue.end_s
+        for cue in _cues_after(event, self._ends_s, self._after_s):
             body = "\n".join(cue.lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
             parts.append(f"{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}\n{body}\n\n")
         return "".join(parts)
@@ -116,19 +124,27 @@ class Saver:
         path: the file; its extension is the format.
         overwrite: replace a file that has something in it already.
         form: the format, where the extension does not name it.
+        append: go on after what an earlier session left in the file, if there is one. `end_s` is when that ended, by
+            its own clock, and `silent_s` how long ago it was written; both are 0 for a new file.
 
     Raises:
         OutputError: an unknown extension, a file that cannot be written, or one that has something in it.
     """
 
-    def __init__(self, path: str | Path, overwrite: bool = False, form: Format | None = None) -> None:
+    def __init__(
+        self, path: str | Path, overwrite: bool = False, form: Format | None = None, append: bool = False
+    ) -> None:
         self.path = Path(path).expanduser()
+        self.end_s = self.silent_s = 0.0
         self._format = form or format_of(self.path)
         self._missing = b""
         self._failed = False
         self._length = 0
         header = self._format.header.encode()
         self._is_new = not self.path.exists()
+        if append and not self._is_new:
+            self._go_on()
+            return
         try:
             if not overwrite and self.path.is_file() and self.path.stat().st_size > len(header):
                 raise OutputError(f"{self.path} exists", "a new file", "Choose another name, or add --overwrite.")
@@ -140,6 +156,30 @@ class Saver:
         except OSError as error:
             self.discard()
             raise _unwritable(self.path, error) from error
+
+    def _go_on(self) -> None:
+        """Open the file behind its last whole event."""
+        try:
+            written_s = self.path.stat().st_mtime
+            before = self.path.read_bytes()
+            earlier = read(before, self.path.suffix.lower().removeprefix("."))
+            if not earlier.text and before.strip() != self._format.header.strip().encode():
+                raise OutputError(f"{self.path} holds no captions", f"a {self.path.suffix} transcript", "Name another.")
+            if isinstance(self._format, Srt):
+                self._format = Srt(earlier.cues, earlier.end_s)
+            elif isinstance(self._format, Vtt):
+                self._format = Vtt(earlier.end_s)
+            after = (earlier.text or self._format.header).encode()
+            self._file = self.path.open("r+b", buffering=0)
+            if after != before:
+                self._file.write(after)
+                self._file.truncate(len(after))
+            self._file.seek(len(after))
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        self._length = len(after)
+        if earlier.text:
+            self.end_s, self.silent_s = earlier.end_s, max(0.0, time.time() - written_s)
 
     def write(self, event: Event) -> None:
         """Append the event.
@@ -210,9 +250,15 @@ def format_of(path: Path) -> Format:
 
 
 def mapping(event: Event) -> dict[str, Any]:
-    """The event as plain values for JSON; `type` is the event's name in snake case, times are rounded to 1 ms."""
+    """The event as plain values for JSON; `type` is the event's name in snake case, times are rounded to 1 ms.
+
+    `source` is there only where the event has one.
+    """
     kind = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
-    return {"type": kind, **_rounded(dataclasses.asdict(event))}
+    values = _rounded(dataclasses.asdict(event))
+    if not values.get("source"):
+        values.pop("source", None)
+    return {"type": kind, **values}
 
 
 def cues(final: Final, not_before_s: float = 0.0) -> list[Cue]:
@@ -225,6 +271,18 @@ def cues(final: Final, not_before_s: float = 0.0) -> list[Cue]:
         result.append(Cue(start_s, end_s, tuple(" ".join(word.text for word in line) for line in lines)))
         not_before_s = end_s
     return result
+
+
+def _cues_after(event: Event, ends_s: dict[str, float], after_s: float) -> list[Cue]:
+    """The cues of a final after those of its own source, each with the label; takes in when they end."""
+    if not isinstance(event, Final):
+        return []
+    found = cues(event, ends_s.get(event.source, after_s))
+    if found:
+        ends_s[event.source] = found[-1].end_s
+    if event.source:
+        found = [cue._replace(lines=(f"[{event.source}] {cue.lines[0]}", *cue.lines[1:])) for cue in found]
+    return found
 
 
 def _timed_words(final: Final) -> list[Word]:

@@ -1,42 +1,42 @@
 """The live path: a source is heard from its first moment, and what it gives while the model loads waits for the model.
 
 One thread reads, recognises and draws; the model loads in another; the microphone's own thread only fills its ring.
+Several sources take turns: one engine, and a state for each.
 """
 
 from __future__ import annotations
 
 import collections
 import concurrent.futures
-import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamasr.audio import RATE_HZ, FileSource
+from streamasr.audio import RATE_HZ
 from streamasr.captions import Display, Status
 from streamasr.errors import OutputError, StreamasrError
-from streamasr.events import Event, Final, Overrun, Partial, SourceLost, SourceResumed
+from streamasr.events import End, Event, Final, Overrun, Partial, SourceLost, SourceResumed
 from streamasr.export import Saver
 from streamasr.recorder import Recorder
+from streamasr.track import Track
 
 if TYPE_CHECKING:
     from streamasr.audio import Block, Source
 
 Samples = NDArray[np.float32]
 
-SILENCE_DB = -120.0
 WAITING_S = 30.0  # of audio read while the model loads; then the source has to hold it
-LEAST_S, MOST_S = 0.16, 1.0  # of audio in one call of the engine, which costs about the same for either
+LEAST_S = 0.16  # of audio in one call of the engine, unless nothing more comes; the most costs about the same
+LAG_LIMIT_S = 10.0  # of a microphone's audio that waits; beyond it the oldest is dropped
+LATE_S = 1.0  # of audio that waits; then the words in progress are not guessed at in advance
 FRAME_S = 0.1  # between two frames of the display
 READ_S = 0.1  # the longest wait for a block
 DRAIN_S = 1.0  # the longest that a stopped source is still read
-METER_FALL_DB = 3.0  # a block
 PACE_S = 2.0  # of audio after which a measurement counts half
 
 
@@ -81,49 +81,59 @@ class Loading:
             return None
 
 
+class Listener(Protocol):
+    """Something else that gets the captions, in a thread of its own, and delays nobody."""
+
+    @property
+    def notes(self) -> collections.deque[str]:
+        """What the user has to be told; taken out as it is shown."""
+        ...
+
+    def write(self, event: Event) -> None: ...
+    def close(self) -> None: ...
+
+
 class Session:
     """One run from the first sample to the last word.
 
     Args:
-        source: where the audio comes from; closed at the end.
+        source: where the audio comes from, or several `Track`s; closed at the end.
         loading: the engine to come.
         display: where captions are read.
         savers: files that are written as finals come.
-        recorder: keeps the audio, if there is one.
         stop: set it to end; what was heard until then is still recognised.
         live: the sound goes on whether or not it is read, as that of microphones and pipes: it is read while the model
             loads, and what the source still holds when `stop` is set was heard too. A file waits for the model instead.
+        recorder: keeps the audio, if there is one.
+        listeners: programs and services that get the captions too.
+        lag_limit_s: a microphone's audio is dropped, and that is told, where more than this waits to be recognised;
+            None: all is kept, in memory (64 kB a second), however long it takes.
     """
 
     def __init__(
         self,
-        source: Source,
+        source: Source | Sequence[Track],
         loading: Loading,
         display: Display,
         savers: Iterable[Saver] = (),
         stop: threading.Event | None = None,
         live: bool = False,
         recorder: Recorder | None = None,
+        listeners: Iterable[Listener] = (),
+        lag_limit_s: float | None = LAG_LIMIT_S,
     ) -> None:
         self.summary = Summary()
-        self._source, self._loading, self._display = source, loading, display
-        self._label = Path(source.name).name if isinstance(source, FileSource) else source.name
-        self._savers, self._stop, self._live = list(savers), stop or threading.Event(), live
-        self._waiting: collections.deque[Block] = collections.deque()
-        self._waiting_s = 0.0
-        self._recorder = recorder
+        self._tracks = list(source) if isinstance(source, Sequence) else [Track(source, live, recorder=recorder)]
+        self._loading, self._display, self._listeners = loading, display, list(listeners)
+        self._savers, self._stop, self._lag_limit_s = list(savers), stop or threading.Event(), lag_limit_s
         self._engine: Recogniser | None = None
-        self._state: Any = None
-        self._peeked: Any = None  # the state that was peeked at last
-        self._partial: Partial | None = None
         self._error: StreamasrError | None = None
         self._began = self._drawn = time.monotonic()
-        self._level_db = SILENCE_DB
         self._block_s = self._computing_s = 0.0  # of the last block
         self._pace = Pace()
 
     def run(self) -> Summary:
-        """Until the source ends, `stop` is set or nobody can read the captions any more.
+        """Until the sources end, `stop` is set or nobody can read the captions any more.
 
         Raises:
             StreamasrError: what ended the session early; everything heard before is recognised and saved.
@@ -135,111 +145,132 @@ class Session:
                 except StreamasrError as error:
                     self._error = self._error or error
         finally:
-            self._source.close()
+            for track in self._tracks:
+                track.source.close()
             self._close()
         if self._error:
             raise self._error
         return self.summary
 
     def _listen(self) -> None:
-        ended = False
-        while not ended and not self._stop.is_set() and not self._display.closed:
-            ended = self._step(READ_S)
+        while not self._ended and not self._stop.is_set() and not self._display.closed:
+            self._step(READ_S)
         give_up = time.monotonic() + DRAIN_S
-        while self._live and not ended and time.monotonic() < give_up:
-            before_s = self.summary.heard_s
-            ended = self._step(0.0) or self.summary.heard_s == before_s
+        heard_s = -1.0
+        while not self._ended and time.monotonic() < give_up:
+            before_s, heard_s = heard_s, sum(track.heard_s for track in self._tracks)
+            if heard_s == before_s:
+                break
+            self._step(0.0, only_live=True)
 
-    def _step(self, timeout_s: float) -> bool:
-        """Read, recognise and draw once; true when nothing follows."""
-        ended = idle = False
-        reads = self._engine is not None or (self._live and self._waiting_s < WAITING_S)
+    @property
+    def _ended(self) -> bool:
+        return all(track.ended for track in self._tracks)
+
+    def _step(self, timeout_s: float, only_live: bool = False) -> None:
+        """Read, recognise and draw once."""
+        tracks = [track for track in self._tracks if track.live or not only_live]
+        reads = self._engine is not None or any(self._may_wait(track) for track in tracks)
         if self._engine is None:
             self._engine = self._loading.result(0.0 if reads else timeout_s)
-        if reads:
-            try:
-                block = self._source.read(0.0 if self._engine and self._waiting_s >= LEAST_S else timeout_s)
-            except StreamasrError as error:
-                self._error, ended = error, True
-            else:
-                ended, idle = block.ended, not len(block.samples)
-                self._hear(block)
-        if self._engine and self._waiting and (idle or self._waiting_s >= LEAST_S):
-            self._recognise(self._engine, self._next())
+        waits = self._engine is not None and any(track.waiting_s >= LEAST_S for track in tracks)
+        for track in tracks:
+            idle = self._read(track, 0.0 if waits else timeout_s / len(tracks))
+            if self._engine:
+                if track.is_paced and self._lag_limit_s is not None:
+                    track.shed(self._lag_limit_s)
+                if track.waiting and (idle or track.waiting_s >= LEAST_S):
+                    self._recognise(self._engine, track)
         self._draw("" if self._engine else "loading the model")
-        return ended
 
-    def _hear(self, block: Block) -> None:
-        seconds = len(block.samples) / RATE_HZ
-        if seconds or block.skipped_s or block.events:
-            self._waiting.append(block)
-            self._record(block)
-            self._waiting_s += seconds
-            self.summary.heard_s += seconds
-        if seconds:
-            self._level_db = max(block.level_db, self._level_db - METER_FALL_DB)
+    def _read(self, track: Track, timeout_s: float) -> bool:
+        """Take in what a source has, a late microphone's all; true when it had nothing."""
+        if track.ended or not (self._engine or self._may_wait(track)):
+            return True
+        while True:
+            try:
+                block = track.source.read(timeout_s)
+            except StreamasrError as error:
+                self._error, track.ended = self._error or error, True
+                return True
+            track.ended = block.ended
+            epoch_s = next((other.began_s for other in self._tracks if other.began_s is not None), None)
+            heard = track.hear(block, epoch_s if len(self._tracks) > 1 else None)
+            self.summary.heard_s = max(other.heard_s for other in self._tracks)
+            self._record(track, heard)
+            if track.ended or not len(block.samples) or not (track.is_paced and self._engine):
+                return not len(block.samples)
+            timeout_s = 0.0
 
-    def _next(self) -> Block:
-        """The oldest blocks that wait, as one, up to `MOST_S` or to where time is skipped."""
-        block = self._waiting.popleft()
-        joined, count = [block.samples], len(block.samples)
-        events = block.events
-        while self._waiting and not self._waiting[0].skipped_s:
-            count += len(self._waiting[0].samples)
-            if count > MOST_S * RATE_HZ:
-                break
-            joined.append(self._waiting[0].samples)
-            events += self._waiting.popleft().events
-        return dataclasses.replace(block, samples=np.concatenate(joined), events=events)
+    def _may_wait(self, track: Track) -> bool:
+        """Whether more of it may be read before the model is there."""
+        unbounded = track.is_paced and self._lag_limit_s is None
+        return track.live and (unbounded or track.waiting_s < WAITING_S)
 
-    def _record(self, block: Block) -> None:
-        if self._recorder is None:
+    def _record(self, track: Track, block: Block | None) -> None:
+        if track.recorder is None or block is None:
             return
         try:
-            self._recorder.write(block)
+            track.recorder.write(block)
         except OutputError as error:
             self._display.note(str(error))
-            self._recorder = None
+            track.recorder = None
 
-    def _recognise(self, engine: Recogniser, block: Block) -> None:
+    def _recognise(self, engine: Recogniser, track: Track) -> None:
+        """The next blocks of a source."""
+        block = track.next()
         seconds = len(block.samples) / RATE_HZ
-        self._waiting_s -= seconds
         began = time.perf_counter()
-        if self._state is None:
-            self._state = engine.start()
+        if track.state is None:
+            self._begin(engine, track)
         if block.skipped_s:
-            self._take(*engine.skip(block.skipped_s, self._state))
+            self._take(track, *engine.skip(block.skipped_s, track.state))
         for event in block.events:
-            self._tell(event)
+            self._tell(track.marked(track.placed(event)), track)
         if seconds:
-            self._take(*engine.feed(block.samples, self._state))
+            self._take(track, *engine.feed(block.samples, track.state))
             self._computing_s = time.perf_counter() - began
             self._block_s = seconds
             self._pace.add(seconds, self._computing_s)
 
+    def _begin(self, engine: Recogniser, track: Track) -> None:
+        track.state = engine.start()
+        if track.start_s:
+            self._take(track, *engine.skip(track.start_s, track.state))
+
     def _finish(self) -> None:
         """Recognise what waits and flush the engine: the last words."""
-        if self._engine is None and self._waiting:
+        if self._engine is None and any(track.waiting for track in self._tracks):
             while (engine := self._loading.result(READ_S)) is None:
                 self._draw("finishing: loading the model")
             self._engine = engine
-        while self._engine and self._waiting:
-            self._recognise(self._engine, self._next())
+        while self._engine and (waiting := [track for track in self._tracks if track.waiting]):
+            for track in waiting:
+                self._recognise(self._engine, track)
             self._draw("finishing")
-        if self._engine:
-            for event in self._engine.finish(self._engine.start() if self._state is None else self._state):
-                self._tell(event)
+        ends: list[End] = []
+        for track in self._tracks if self._engine else ():
+            assert self._engine
+            if track.state is None:
+                self._begin(self._engine, track)
+            for event in self._engine.finish(track.state):
+                if isinstance(event, End):
+                    ends.append(event)
+                else:
+                    self._tell(track.marked(event), track)
+        if ends:
+            self._tell(max(ends, key=lambda end: end.time_s), self._tracks[0])
 
-    def _take(self, events: Sequence[Event], state: Any) -> None:
-        self._state = state
+    def _take(self, track: Track, events: Sequence[Event], state: Any) -> None:
+        track.state = state
         for event in events:
-            self._tell(event)
+            self._tell(track.marked(event), track)
 
-    def _tell(self, event: Event) -> None:
+    def _tell(self, event: Event, track: Track) -> None:
         if isinstance(event, Partial):
-            self._partial = event
+            track.partial = event
         elif isinstance(event, Final):
-            self._partial = None
+            track.partial = None
             self.summary.finals += bool(event.text.strip())
             self.summary.words += len(event.text.split())
         elif isinstance(event, Overrun):
@@ -247,60 +278,71 @@ class Session:
                 self._display.note(f"audio was dropped ({event.reason}); the status line counts how much")
             self.summary.dropped_s += event.seconds
         elif isinstance(event, SourceLost):
-            self._display.note(f"the source was lost ({event.reason}); trying to get it back")
+            self._display.note(f"{_which(event)} was lost ({event.reason}); trying to get it back")
         elif isinstance(event, SourceResumed):
-            self._display.note(f"the source is back after {event.gap_s:.1f} s")
+            self._display.note(f"{_which(event)} is back after {event.gap_s:.1f} s")
         for saver in self._savers:
             try:
                 saver.write(event)
             except OutputError as error:
                 self._display.note(str(error))
+        for listener in self._listeners:
+            listener.write(event)
         self._display.event(event)
 
     def _draw(self, phase: str) -> None:
+        for listener in self._listeners:
+            while listener.notes:
+                self._display.note(listener.notes.popleft())
         now = time.monotonic()
         if now - self._drawn < FRAME_S:
             return
         self._drawn = now
-        if self._engine and self._state is not self._peeked and self._display.wants_partials:
-            self._peeked = self._state
-            self._display.event(self._peek(self._engine))
+        lag_s = max(track.lag_s for track in self._tracks)
+        if self._engine and self._display.wants_partials and lag_s < LATE_S:
+            for track in self._tracks:
+                if track.state is not track.peeked:
+                    track.peeked = track.state
+                    self._display.event(track.marked(self._peek(self._engine, track)))
         self._display.draw(
             Status(
                 phase=phase,
-                source=self._label,
-                level_db=self._level_db,
+                source=" + ".join(track.label or track.name for track in self._tracks),
+                level_db=max(track.level_db for track in self._tracks),
                 elapsed_s=now - self._began,
-                latency_s=self._latency_s(),
+                latency_s=lag_s + self._block_s + self._computing_s if self._block_s else None,
+                lag_s=lag_s if self._block_s and any(track.live for track in self._tracks) else 0.0,
                 real_time_factor=self._pace.real_time_factor,
                 dropped_s=self.summary.dropped_s,
             )
         )
 
-    def _latency_s(self) -> float | None:
-        """How long ago the last sample that was recognised was heard; None while nothing is recognised."""
-        if not self._block_s:
-            return None
-        held_s: float = getattr(self._source, "backlog_s", 0.0)
-        return held_s + self._waiting_s + self._block_s + self._computing_s
-
-    def _peek(self, engine: Recogniser) -> Partial:
+    def _peek(self, engine: Recogniser, track: Track) -> Partial:
         """The last partial, its tentative words brought up to what was heard a moment ago."""
-        peeked = engine.peek(self._state)
-        committed = self._partial.committed if self._partial else ""
+        peeked = engine.peek(track.state)
+        committed = track.partial.committed if track.partial else ""
         if not peeked.text.startswith(committed):
-            return self._partial or peeked
+            return track.partial or peeked
         return Partial(committed, peeked.text[len(committed) :], peeked.start_s, peeked.end_s)
 
     def _close(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+            while listener.notes:
+                self._display.note(listener.notes.popleft())
         self._display.close()
-        if self._recorder is not None:
-            self._recorder.close()
+        for track in self._tracks:
+            if track.recorder is not None:
+                track.recorder.close()
         for saver in self._savers:
             try:
                 saver.close()
             except OutputError as error:
                 self._error = self._error or error
+
+
+def _which(event: SourceLost | SourceResumed) -> str:
+    return f"the source [{event.source}]" if event.source else "the source"
 
 
 class Pace:

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from streamasr.audio import RATE_HZ, Block, Resampler, Samples, unusable
 from streamasr.container import quiet
-from streamasr.devices import Device, find_device, list_devices, portaudio
+from streamasr.devices import Device, find_device, find_loopback, led_to, list_devices, portaudio
 from streamasr.errors import DeviceError, DeviceLost, UnknownDevice
 from streamasr.events import Event, Overrun, SourceLost, SourceResumed
+from streamasr.meters import LossMeter, RateMeter
 from streamasr.ring import Ring
 
-__all__ = ["Device", "Microphone", "find_device", "list_devices"]
+__all__ = ["Device", "LossMeter", "Microphone", "find_device", "list_devices"]
 
 RING_S = 30.0  # heard while the model loads or the reader is late
 CALLBACK_S = 0.02  # between two calls of PortAudio
@@ -43,6 +44,7 @@ OTHER_RATES_HZ = (48_000, 44_100, 32_000, 16_000, 8_000)  # for a device that re
 INVALID_RATE, INVALID_CHANNELS = -9997, -9998  # PaErrorCode
 
 OVERFLOW, LOST, FULL = "input overflow", "lost by the device", "ring full"
+RATE_CHANGED = "the system changed its sample rate"
 SUSPENDED = "the machine or the device was suspended"
 BROKEN_SAMPLES = "NaN or infinite samples, heard as silence"
 
@@ -56,47 +58,6 @@ def clock_s() -> float:
     if sys.platform == "darwin":
         return time.clock_gettime(time.CLOCK_MONOTONIC)
     return time.monotonic()
-
-
-class LossMeter:
-    """Finds audio that was lost before it came to us, from how far what came lags behind the clock.
-
-    Blocks come late and in bursts, but never early: the least lag within a window is what lateness leaves, and it grows
-    only when audio is lost (and by the drift of the device's clock, which is far less). After a stall the blocks that
-    were held back come in a burst; so two windows must agree.
-    """
-
-    WINDOW_S = 0.5
-    STALLED_S = 0.2  # a pause between calls that begins a new window
-    AGREE_S = 0.015
-    LEAST_S, LEAST_FLAGGED_S = 0.1, 0.03  # the smallest loss that is believed; with an overflow flag of the device
-
-    def __init__(self) -> None:
-        self._lag_s: float | None = None  # without loss
-        self._before_s = self._least_s = float("inf")
-        self._called_s = float("-inf")
-        self._until_s = 0.0
-
-    def add(self, now_s: float, heard_s: float, flagged: bool = False) -> float:
-        """Take in that `heard_s` of audio, losses found so far included, have come; seconds newly found to be lost."""
-        if now_s - self._called_s > self.STALLED_S:
-            if self._lag_s is None and self._called_s > float("-inf"):
-                self._lag_s = self._least_s
-            self._before_s = self._least_s = float("inf")
-            self._until_s = now_s + self.WINDOW_S
-        self._called_s = now_s
-        self._least_s = min(self._least_s, now_s - heard_s)
-        if now_s < self._until_s:
-            return 0.0
-        least_s, before_s = self._least_s, self._before_s
-        self._before_s, self._least_s, self._until_s = least_s, float("inf"), now_s + self.WINDOW_S
-        if self._lag_s is None or least_s - self._lag_s < (self.LEAST_FLAGGED_S if flagged else self.LEAST_S):
-            self._lag_s = least_s
-            return 0.0
-        if abs(least_s - before_s) > self.AGREE_S:
-            return 0.0
-        self._before_s = self._lag_s
-        return least_s - self._lag_s
 
 
 class Loss(NamedTuple):
@@ -118,7 +79,8 @@ class _Capture:
         self._suspended_s = 0.0  # by how much the clock is ahead of one that stops while the machine is suspended
         self._verdict_s = 0.0  # when an overflow flag without a measurable loss is reported as such
         self._idle_s, self._seen, self._polled_s = 0.0, 0, time.monotonic()
-        with quiet():
+        self._rate = RateMeter()
+        with quiet(), led_to(device.target):
             self._stream = self._open(portaudio(), device, ring_s)
         _open_captures.add(self)
 
@@ -163,6 +125,9 @@ class _Capture:
             return
         if status.input_overflow and not self._verdict_s:
             self._verdict_s = now_s + 3 * LossMeter.WINDOW_S
+        if self._rate.add(now_s, count / self.rate_hz):
+            self.failure = RATE_CHANGED
+            return
         self.ring.write(block)
         lost_s = self._meter.add(now_s, self.ring.written / self.rate_hz, bool(self._verdict_s))
         if lost_s > self.ring.capacity / self.rate_hz / 2:
@@ -207,6 +172,7 @@ class Microphone:
 
     Args:
         device: number, name or part of a name; None for the system's default input.
+        loopback: hear what the machine plays instead.
         ring_s: seconds of audio kept for a reader that is late.
 
     Raises:
@@ -216,11 +182,11 @@ class Microphone:
         DeviceLost: the device is busy or refuses. Later failures are `SourceLost` events, and are retried for ever.
     """
 
-    def __init__(self, device: int | str | None = None, ring_s: float = RING_S) -> None:
+    def __init__(self, device: int | str | None = None, ring_s: float = RING_S, loopback: bool = False) -> None:
         if isinstance(device, str) and device.strip().isdecimal():
             device = int(device)
         self._wanted: tuple[int | str | None, ...] = (device,)
-        self._ring_s = ring_s
+        self._ring_s, self._loopback = ring_s, loopback
         self._blocks: collections.deque[Block] = collections.deque()  # to be given out
         self._position = 0  # samples of the time line so far
         self._base_s = 0.0  # time of the first frame of this capture
@@ -235,8 +201,8 @@ class Microphone:
             self._wanted = (self.name, re.sub(r"\s*\(hw:\d+,\d+\)$", "", self.name))
 
     def _connect(self) -> None:
-        device = None
-        for wanted in self._wanted:
+        device = find_loopback() if self._loopback else None
+        for wanted in () if device else self._wanted:
             with contextlib.suppress(UnknownDevice):
                 device = find_device(wanted)
                 break

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import functools
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,39 +19,34 @@ from streamasr import bundle
 from streamasr.audio import RATE_HZ, FileSource, RawSource, Source
 from streamasr.captions import Display, Plain, Terminal, clock
 from streamasr.container import quiet
-from streamasr.errors import NoInputDevice, OutputError, StreamasrError
+from streamasr.errors import NoInputDevice, OutputError
 from streamasr.export import Saver
-from streamasr.live import Loading, Session, Summary
+from streamasr.live import Listener, Loading, Session, Summary
 from streamasr.recorder import Recorder
-from streamasr.verbs import server_options, shared
+from streamasr.track import Track
+from streamasr.verbs import listen_options, server_options, shared
+
+LONGEST_PAUSE_S = 86_400.0  # between a transcript and what continues it; a longer one is not kept
 
 
 def run(options: argparse.Namespace) -> int:
-    """Listen until the source ends or somebody stops it."""
+    """Listen until the sources end or somebody stops it."""
     bundle.find(options.model)  # a wrong name is told before anything starts
-    with stopping() as stop, server_options.captions_server(options) as server:
-        savers = _savers(options)
-        try:
-            recorder = Recorder(options.record, options.overwrite) if options.record else None
-            source, notice = _source(options)
-        except StreamasrError:
-            for saver in savers:
-                saver.discard()
-            raise
+    with contextlib.ExitStack() as undo, stopping() as stop, server_options.captions_server(options) as server:
+        savers = _savers(options, undo)
+        listeners = _listeners(options)
+        tracks, notices = _tracks(options, savers, undo)
         loading = Loading(functools.partial(shared.recogniser, options))
         display = _display(options)
-        if notice or isinstance(display, Plain):
-            display.note(notice or f"listening to {source.name}; Ctrl-C stops")
-        try:
-            display = server.published(display)
-        except StreamasrError:
-            source.close()
-            display.close()
-            for saver in savers:
-                saver.discard()
-            raise
-        live = not isinstance(source, FileSource)
-        session = Session(source, loading, display, savers, stop, live, recorder)
+        undo.callback(display.close)
+        if isinstance(display, Plain) and not notices:
+            notices = [f"listening to {' and '.join(track.source.name for track in tracks)}; Ctrl-C stops"]
+        for notice in notices:
+            display.note(notice)
+        shown = server.published(display)
+        undo.pop_all()  # from here on the session closes them
+        lag_limit_s = None if options.never_drop else options.lag_limit
+        session = Session(tracks, loading, shown, savers, stop, listeners=listeners, lag_limit_s=lag_limit_s)
         try:
             with quiet():  # PortAudio tells of lost devices in its own words
                 session.run()
@@ -72,34 +68,83 @@ def summary_line(summary: Summary, saved: list[Path]) -> str:
     return "; ".join(parts)
 
 
-def _savers(options: argparse.Namespace) -> list[Saver]:
+def _savers(options: argparse.Namespace, undo: contextlib.ExitStack) -> list[Saver]:
     savers: list[Saver] = []
-    try:
-        for path in options.save:
-            if path.resolve() in (saver.path.resolve() for saver in savers):
-                raise OutputError(f"--save {path} was given twice", "different files", "Leave one out.")
-            savers.append(Saver(path, options.overwrite))
-    except OutputError:
-        for saver in savers:
-            saver.discard()
-        raise
+    for path in [*options.save, *options.go_on]:
+        if path.resolve() in (saver.path.resolve() for saver in savers):
+            raise OutputError(f"{path} is to be saved twice", "different files", "Leave one out.")
+        saver = Saver(path, options.overwrite, append=path in options.go_on)
+        undo.callback(saver.discard)
+        savers.append(saver)
     return savers
 
 
-def _source(options: argparse.Namespace) -> tuple[Source, str]:
-    """The source, open, and what the user must be told about it."""
-    if options.source == "-":
+def _listeners(options: argparse.Namespace) -> list[Listener]:
+    listeners: list[Listener] = []
+    if options.on_final is not None:
+        from streamasr.programs import Program
+
+        listeners.append(Program(options.on_final))
+    if options.obs is not None:
+        from streamasr.obs import Obs, read_password
+
+        password = read_password(options.obs_password_file) if options.obs_password_file else ""
+        listeners.append(Obs(options.obs, password))
+    return listeners
+
+
+def _tracks(
+    options: argparse.Namespace, savers: list[Saver], undo: contextlib.ExitStack
+) -> tuple[list[Track], list[str]]:
+    """The sources, open, and what the user must be told about them."""
+    start_s = max((saver.end_s + _pause_s(saver) for saver in savers), default=0.0)
+    notices = [f"{saver.path} goes on at {clock(start_s)}" for saver in savers if saver.end_s]
+    if notices and options.record:
+        notices.append(f"{options.record} begins at {clock(start_s)} of the transcript")
+    tracks: list[Track] = []
+    for what, label in zip(options.source, listen_options.labels(options), strict=True):
+        recorder = None
+        if options.record:
+            recorder = Recorder(_record_path(options.record, label), options.overwrite)
+            undo.callback(recorder.close)
+        source, notice = _source(options, what)
+        undo.callback(source.close)
+        notices += [notice] if notice else []
+        tracks.append(Track(source, not isinstance(source, FileSource), label, recorder, start_s))
+    return tracks, notices
+
+
+def _pause_s(saver: Saver) -> float:
+    """Seconds between a transcript's last event and now, as far as they are to be kept."""
+    return saver.silent_s if saver.silent_s <= LONGEST_PAUSE_S else 0.0
+
+
+def _record_path(path: Path, label: str) -> Path:
+    """One file for each source: talk.flac, or talk.mic.flac and talk.system.flac."""
+    if not label:
+        return path
+    word = re.sub(r"[^\w-]+", "-", label)
+    return path.with_name(f"{path.stem}.{word}{path.suffix}")
+
+
+def _source(options: argparse.Namespace, what: str) -> tuple[Source, str]:
+    """A source, open, and what the user must be told about it."""
+    if what == listen_options.PIPE:
         rate_hz, encoding = options.rate or RATE_HZ, options.encoding or "s16le"
         return RawSource(sys.stdin.buffer, rate_hz, encoding, options.channels or 1), ""
-    if options.source != "mic":
-        return FileSource(options.source, realtime=options.realtime), ""
+    if listen_options.is_file(what):
+        return FileSource(what, realtime=options.realtime), ""
 
     from streamasr.mic import Microphone
 
+    if what == listen_options.SYSTEM:
+        return Microphone(loopback=True), ""
+    if what.startswith(listen_options.DEVICE):
+        return Microphone(what.removeprefix(listen_options.DEVICE)), ""
     try:
         return Microphone(options.device), ""
     except NoInputDevice:
-        if options.device is not None:
+        if options.device is not None or len(options.source) > 1:
             raise
         recording = resources.files("streamasr") / "data" / "welcome.opus"
         notice = "no microphone was found, so a recording is played through the same path instead"
@@ -110,7 +155,11 @@ def _display(options: argparse.Namespace) -> Display:
     capable = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
     if options.plain or not capable:
         return Plain()
-    return Terminal(hint="Listening. Speak; Ctrl-C stops." if options.source == "mic" else "Listening. Ctrl-C stops.")
+    return Terminal(
+        hint="Listening. Speak; Ctrl-C stops."
+        if listen_options.MICROPHONE in options.source
+        else "Listening. Ctrl-C stops."
+    )
 
 
 @contextlib.contextmanager
