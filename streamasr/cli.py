@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from streamasr.errors import StreamasrError
-from streamasr.verbs import listen_options, server_options
+from streamasr.verbs import engine_options, listen_options, server_options
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
@@ -78,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--hotword", metavar="PHRASE[:BOOST]", action="append", default=[], help="prefer it; repeatable")
     group.add_argument("--hotwords", metavar="FILE", type=Path, help="hotwords, one a line")
     group.add_argument("--compute", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    engine_options.add(engine)
 
     root = argparse.ArgumentParser(
         prog="streamasr",

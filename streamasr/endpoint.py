@@ -35,7 +35,7 @@ class Endpointer:
     """The rules of `config` for frames of `frame_ms`; `space` is the token of the space."""
 
     def __init__(self, config: EndpointConfig, frame_ms: float, space: int) -> None:
-        self.space = space
+        self.config, self.space = config, space
         self.before, self.after, self.longest, self.pause = (
             max(1, round(seconds * 1000 / frame_ms))
             for seconds in (config.silence_before_s, config.silence_after_s, config.longest_s, PAUSE_S)

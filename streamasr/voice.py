@@ -2,8 +2,8 @@
 
 The detector is that of the package silero-vad (https://github.com/snakers4/silero-vad, MIT): its weights, run here with
 an explicit state, and all windows of a chunk at once, which is faster than the package's own model. It hears windows of
-512 samples (32 ms) laid from the stream's beginning, each with the 64 samples before it, so what it finds does not depend
-on the chunks.
+512 samples (32 ms) laid from the beginning of the stream, each with the 64 samples before it, so what it finds does not
+depend on the chunks.
 
 The gate opens after the first window with a voice in it, and then the recogniser hears what was said just before, too.
 It may close only at every fifth window (160 ms, a whole number of frames of every layer), so that few chunks are split.

@@ -25,7 +25,9 @@ def tuned(engine: Engine, endpointing_ms: int | None, hotwords: Sequence[str] | 
     Raises:
         ProtocolError: hotwords that cannot be spelled.
     """
-    endpoint: EndpointConfig | None = endpoint_config(endpointing_ms) if endpointing_ms else None
+    endpoint: EndpointConfig | None = None
+    if endpointing_ms:
+        endpoint = endpoint_config(endpointing_ms, engine.endpointer.config)
     try:
         return engine.tuned(endpoint, None if hotwords is None else dict(map(parse, hotwords)))
     except DecoderError as error:

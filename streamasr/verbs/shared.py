@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from streamasr.errors import ConfigError
+from streamasr.verbs import engine_options
 
 if TYPE_CHECKING:
     from streamasr.engine import Engine
 
 
 def recogniser(options: argparse.Namespace) -> Engine:
-    """The engine for `--model`, `--lm`, `--hotword`, `--beam` and `--compute`; imports torch.
+    """The engine for `--model`, `--lm`, `--hotword`, `--beam`, `--compute` and `engine_options`; imports torch.
 
     Raises:
-        BundleError: a model cannot be loaded. ConfigError: there is no CUDA device. DecoderError: a wrong hotword.
+        BundleError: a model cannot be loaded. ConfigError: there is no CUDA device, or no voice detector.
+        DecoderError: a wrong hotword.
     """
     import torch
 
@@ -36,7 +38,8 @@ def recogniser(options: argparse.Namespace) -> Engine:
     lm = LanguageModel.load(lm_path) if lm_path else None
     phrases = read_hotwords(options.hotwords) if options.hotwords else {}
     phrases |= hotwords(options.hotword)
-    return Engine(model, beam, device=options.compute, lm=lm, hotwords=phrases)
+    endpoint, gate = engine_options.endpoint(options), engine_options.gate(options)
+    return Engine(model, beam, endpoint, device=options.compute, lm=lm, hotwords=phrases, gate=gate)
 
 
 def write(text: str) -> None:
