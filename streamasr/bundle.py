@@ -147,8 +147,10 @@ def verify(path: Path, files: tuple[str, ...] = CHECKED) -> None:
             )
 
 
-def load(name_or_path: str | None = None, device: str = "cpu") -> Bundle:
+def load(name_or_path: str | None = None, device: str = "cpu", precision: str = "float32") -> Bundle:
     """Load a model by name or directory; None means the default.
+
+    `precision` is that of its large matrices on the CPU: float32, or int8 (bytes, with a scale for each output).
 
     Raises:
         BundleError: not found or not readable. ChecksumError: damaged weights. ConfigError: an unknown key.
@@ -186,6 +188,8 @@ def load(name_or_path: str | None = None, device: str = "cpu") -> Bundle:
             f"{path / 'weights.safetensors'} does not fit its config ({first})", "", "Install the model again."
         ) from None
     model = model.to(device).eval().requires_grad_(False)
+    if model.features.window.device.type == "cpu":
+        model.prepare(precision)
     return Bundle(path.name, path, model, features, config, vocab, content.get("facts", {}))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamasr import narrow
-from streamasr.recurrence import recur
+from streamasr.dense import Dense
 
 SHORT = 64  # frames
 
@@ -33,6 +33,11 @@ def mask_frames(x: Tensor, lengths: Tensor) -> Tensor:
     return x * keep.reshape(x.shape[0], *[1] * (x.dim() - 2), x.shape[-1])
 
 
+def serves(x: Tensor) -> bool:
+    """Whether prepared weights serve x: on the CPU, without a gradient, and with something in it."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and x.numel() > 0
+
+
 class Layer(nn.Module):
     """One layer. `stride` is input frames per output frame, `right` the input frames of lookahead."""
 
@@ -42,6 +47,9 @@ class Layer(nn.Module):
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Output frames of utterances of `lengths` input frames."""
         return (lengths + self.stride - 1) // self.stride
+
+    def prepare(self, precision: str) -> None:
+        """Lay the weights out for streams on the CPU, in `float32` or `int8`; they must not change after that."""
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Whole utterances, padded to one length: (B, C, T) or (B, C, F, T); frames beyond `lengths` mean nothing."""
@@ -184,8 +192,15 @@ class Flatten(Pointwise):
     def __init__(self, channels: int, frequencies: int, outputs: int) -> None:
         super().__init__()
         self.linear = nn.Linear(channels * frequencies, outputs)
+        self._dense: Dense | None = None
+
+    def prepare(self, precision: str) -> None:
+        self._dense = Dense(self.linear.weight.data, self.linear.bias.data, precision)
 
     def apply_frames(self, x: Tensor) -> Tensor:
+        if self._dense and serves(x):
+            rows = x.permute(0, 3, 1, 2).reshape(x.shape[0] * x.shape[3], -1)  # (B T, C F)
+            return self._dense(rows).view(x.shape[0], x.shape[3], -1).transpose(1, 2)
         return self.linear(x.flatten(1, 2).transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
 
 
@@ -195,8 +210,15 @@ class Linear(Pointwise):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.linear = nn.Linear(inputs, outputs)
+        self._dense: Dense | None = None
+
+    def prepare(self, precision: str) -> None:
+        self._dense = Dense(self.linear.weight.data, self.linear.bias.data, precision)
 
     def apply_frames(self, x: Tensor) -> Tensor:
+        if self._dense and serves(x):
+            rows = x.transpose(1, 2).reshape(x.shape[0] * x.shape[2], -1)  # (B T, C)
+            return self._dense(rows).view(x.shape[0], x.shape[2], -1).transpose(1, 2)
         return self.linear(x.transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
 
 
@@ -291,126 +313,6 @@ class Residual(Layer):
     def flush(self, state: ResidualState) -> Tensor | None:
         y = self.inner.flush(state.inner)
         return None if y is None else state.skipped + y
-
-
-class RnnState(NamedTuple):
-    """Hidden and cell state of a long short-term memory, each (B, C)."""
-
-    hidden: Tensor
-    cell: Tensor
-
-
-class Rnn(Layer):
-    """Long short-term memory over (B, C, T); in both directions, their outputs added, it cannot stream.
-
-    Source: Hochreiter, Schmidhuber, "Long Short-Term Memory", 1997; sum of directions: Amodei et al.,
-    "Deep Speech 2", 2016.
-    """
-
-    def __init__(self, channels: int, *, bidirectional: bool = False) -> None:
-        super().__init__()
-        self.channels, self.bidirectional = channels, bidirectional
-        self.ahead = nn.LSTM(channels, channels)
-        self.back = nn.LSTM(channels, channels) if bidirectional else None
-        for lstm in filter(None, (self.ahead, self.back)):
-            weights = dict(lstm.named_parameters())
-            with torch.no_grad():
-                weights["bias_ih_l0"].zero_()
-                weights["bias_hh_l0"].zero_()
-                weights["bias_ih_l0"][channels : 2 * channels].fill_(1.0)  # remember by default
-                for gate in weights["weight_hh_l0"].chunk(4):
-                    nn.init.orthogonal_(gate)
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        frames = x.permute(2, 0, 1)  # (T, B, C)
-        y = self.ahead(frames)[0]
-        if self.back is not None:
-            order = reversal(lengths, x.shape[-1]).t()[..., None].expand_as(frames)  # (T, B, C)
-            y = y + self.back(frames.gather(0, order))[0].gather(0, order)
-        return y.permute(1, 2, 0)  # type: ignore[no-any-return]
-
-    def init_state(self, batch: int) -> RnnState:
-        if self.bidirectional:
-            raise TypeError("a bidirectional layer cannot stream")
-        zeros = next(self.ahead.parameters()).new_zeros(batch, self.channels)
-        return RnnState(zeros, zeros)
-
-    def step(self, x: Tensor, state: RnnState) -> tuple[Tensor, RnnState]:
-        if x.shape[-1] == 0:
-            return x, state
-        y, (hidden, cell) = self.ahead(x.permute(2, 0, 1), (state.hidden[None], state.cell[None]))
-        return y.permute(1, 2, 0), RnnState(hidden[0], cell[0])
-
-    def flush(self, state: RnnState) -> Tensor | None:
-        return None
-
-
-class GatedState(NamedTuple):
-    """Memory of a gated linear recurrence, (B, C)."""
-
-    memory: Tensor
-
-
-class GatedRnn(Layer):
-    """Gated linear recurrence over (B, C, T): m[t] = f[t] m[t-1] + (1 - f[t]) z[t], out = W (m * silu(o)).
-
-    z, f and o are linear in the input frame, so that all frames of a chunk share one matrix product and only the
-    element-wise recurrence runs frame by frame. In both directions each keeps half of the channels.
-
-    Sources: Lei et al., "Simple Recurrent Units for Highly Parallelizable Recurrence", 2018; Feng et al., "Were RNNs
-    All We Needed?", 2024.
-    """
-
-    def __init__(self, channels: int, *, bidirectional: bool = False) -> None:
-        super().__init__()
-        self.channels, self.bidirectional = channels, bidirectional
-        self.gates = nn.Linear(channels, 3 * channels)
-        self.out = nn.Linear(channels, channels)
-        with torch.no_grad():  # memories of 1 to 32 frames
-            frames = 2 ** torch.linspace(0, 5, channels)[torch.randperm(channels)]
-            self.gates.bias[channels : 2 * channels] = torch.log(frames)
-
-    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Forget gate, gated input and output gate of frames (T, B, C)."""
-        z, f, o = self.gates(x).chunk(3, -1)
-        keep = torch.sigmoid(f)
-        return keep, (1 - keep) * z, F.silu(o)
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        keep, new, out = self._gates(x.permute(2, 0, 1))
-        if self.bidirectional:
-            half = self.channels // 2
-            order = reversal(lengths, x.shape[-1]).t()[..., None].expand(-1, -1, self.channels - half)
-            ahead = recur(keep[..., :half], new[..., :half])
-            back = recur(keep[..., half:].gather(0, order), new[..., half:].gather(0, order)).gather(0, order)
-            memory = torch.cat([ahead, back], -1)
-        else:
-            memory = recur(keep, new)
-        return self.out(memory * out).permute(1, 2, 0)  # type: ignore[no-any-return]
-
-    def init_state(self, batch: int) -> GatedState:
-        if self.bidirectional:
-            raise TypeError("a bidirectional layer cannot stream")
-        return GatedState(self.out.weight.new_zeros(batch, self.channels))
-
-    def step(self, x: Tensor, state: GatedState) -> tuple[Tensor, GatedState]:
-        if x.shape[-1] == 0:
-            return x, state
-        keep, new, out = self._gates(x.permute(2, 0, 1))
-        memories, memory = [], state.memory
-        for k, n in zip(keep, new, strict=True):
-            memory = torch.addcmul(n, k, memory)
-            memories.append(memory)
-        return self.out(torch.stack(memories) * out).permute(1, 2, 0), GatedState(memory)
-
-    def flush(self, state: GatedState) -> Tensor | None:
-        return None
-
-
-def reversal(lengths: Tensor, frames: int) -> Tensor:
-    """Indices (B, frames) that reverse the first `lengths` frames of each row and leave the rest in place."""
-    at = torch.arange(frames, device=lengths.device)[None]
-    return torch.where(at < lengths[:, None], lengths[:, None] - 1 - at, at)
 
 
 def lookahead(channels: int, frames: int) -> Conv:

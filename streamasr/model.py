@@ -7,20 +7,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from streamasr.blocks import RecurrentBlock
 from streamasr.config import FeatureConfig, ModelConfig
-from streamasr.errors import ConfigError
 from streamasr.features import FeatureState, LogMel
 from streamasr.layers import (
     Activation,
     Conv,
-    Dropout,
     Flatten,
-    GatedRnn,
     Layer,
     Linear,
     Norm,
     Residual,
-    Rnn,
     Stack,
     State,
     lookahead,
@@ -43,21 +40,6 @@ def _residual_2d(channels: int, frequencies: int) -> Residual:
     )
 
 
-def _residual_rnn(config: ModelConfig, index: int) -> Residual:
-    layers: list[Layer] = [Norm(config.size)]
-    if config.context:
-        kernel = config.context
-        right = kernel // 2 if config.bidirectional else int(index < config.context_ahead)
-        layers.append(Conv(config.size, config.size, kernel, right=right, groups=config.size))
-    kinds = {"lstm": Rnn, "gated": GatedRnn}
-    if config.rnn not in kinds:
-        raise ConfigError(f"the model has rnn = {config.rnn!r}", f"one of {', '.join(kinds)}", "Correct the config.")
-    layers.append(kinds[config.rnn](config.size, bidirectional=config.bidirectional))
-    if config.dropout:
-        layers.append(Dropout(config.dropout))
-    return Residual(layers, (config.size,))
-
-
 class AsrModel(nn.Module):
     """Deep Speech 2 family (Amodei et al., 2016): samples at 16 kHz to log-probabilities of `tokens` characters.
 
@@ -75,7 +57,7 @@ class AsrModel(nn.Module):
         front += [Norm(c), Activation(), Conv(c, c, 3, stride=2, right=1, frequencies=half)]
         front += [_residual_2d(c, quarter) for _ in range(config.blocks)]
         front += [Norm(c), Activation(), Flatten(c, quarter, config.size)]
-        rnns: list[Layer] = [_residual_rnn(config, index) for index in range(config.layers)]
+        rnns: list[Layer] = [RecurrentBlock(config, index) for index in range(config.layers)]
         head: list[Layer] = [Norm(config.size)]
         if config.lookahead:
             head += [lookahead(config.size, config.lookahead), Activation()]
@@ -101,6 +83,12 @@ class AsrModel(nn.Module):
     def parameter_count(self) -> int:
         """Number of weights used in a stream."""
         return sum(parameter.numel() for parameter in self.network.parameters())
+
+    def prepare(self, precision: str = "float32") -> None:
+        """Lay the weights out for streams on the CPU; `int8` rounds its matrices. They must not change after that."""
+        for module in self.network.modules():
+            if isinstance(module, Layer):
+                module.prepare(precision)
 
     def encode(self, energies: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Whole utterances from features.

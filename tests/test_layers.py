@@ -10,17 +10,15 @@ from streamasr.layers import (
     Conv,
     Dropout,
     Flatten,
-    GatedRnn,
     Layer,
     Linear,
     Norm,
     Residual,
-    Rnn,
     Stack,
     lookahead,
     mask_frames,
-    reversal,
 )
+from streamasr.recurrent import GatedRnn, Rnn, reversal
 from tests.contract import check_layer, stream
 
 LAYERS: dict[str, tuple[Layer, tuple[int, ...]]] = {

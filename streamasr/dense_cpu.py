@@ -1,0 +1,135 @@
+"""Compiled products of few rows with a large matrix, and the gated recurrence of a chunk.
+
+A product of a handful of rows is bound by reading the matrix, not by arithmetic: so it is read once for four rows, and
+as bytes where it was rounded to bytes. The loops over columns become the vector instructions that the processor has.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+@njit(
+    [
+        f"void(float32[:,::1], {kind}[:,::1], float32[::1], float32[::1], float32[:,::1])"
+        for kind in ("float32", "int8")
+    ],
+    cache=True,
+    fastmath=True,
+    nogil=True,
+)
+def product(x: Floats, weight: NDArray[Any], scale: Floats, bias: Floats, y: Floats) -> None:
+    """y = x @ weight * scale + bias, for x (M, K), weight (K, N) with K a multiple of 4, scale and bias (N,)."""
+    rows, depth = x.shape
+    columns = weight.shape[1]
+    t0, t1 = np.empty(columns, np.float32), np.empty(columns, np.float32)
+    t2, t3 = np.empty(columns, np.float32), np.empty(columns, np.float32)
+    for m in range(0, rows, 4):
+        m1, m2, m3 = min(m + 1, rows - 1), min(m + 2, rows - 1), min(m + 3, rows - 1)
+        for n in range(columns):
+            t0[n] = t1[n] = t2[n] = t3[n] = 0
+        for k in range(0, depth, 4):
+            a0, a1, a2, a3 = x[m, k], x[m, k + 1], x[m, k + 2], x[m, k + 3]
+            if m1 == m:  # a single row is left
+                for n in range(columns):
+                    t0[n] += (
+                        a0 * np.float32(weight[k, n])
+                        + a1 * np.float32(weight[k + 1, n])
+                        + a2 * np.float32(weight[k + 2, n])
+                        + a3 * np.float32(weight[k + 3, n])
+                    )
+                continue
+            b0, b1, b2, b3 = x[m1, k], x[m1, k + 1], x[m1, k + 2], x[m1, k + 3]
+            c0, c1, c2, c3 = x[m2, k], x[m2, k + 1], x[m2, k + 2], x[m2, k + 3]
+            d0, d1, d2, d3 = x[m3, k], x[m3, k + 1], x[m3, k + 2], x[m3, k + 3]
+            for n in range(columns):
+                w0, w1 = np.float32(weight[k, n]), np.float32(weight[k + 1, n])
+                w2, w3 = np.float32(weight[k + 2, n]), np.float32(weight[k + 3, n])
+                t0[n] += a0 * w0 + a1 * w1 + a2 * w2 + a3 * w3
+                t1[n] += b0 * w0 + b1 * w1 + b2 * w2 + b3 * w3
+                t2[n] += c0 * w0 + c1 * w1 + c2 * w2 + c3 * w3
+                t3[n] += d0 * w0 + d1 * w1 + d2 * w2 + d3 * w3
+        for n in range(columns):
+            y[m, n] = t0[n] * scale[n] + bias[n]
+        if m1 > m:
+            for n in range(columns):
+                y[m1, n] = t1[n] * scale[n] + bias[n]
+                y[m2, n] = t2[n] * scale[n] + bias[n]
+                y[m3, n] = t3[n] * scale[n] + bias[n]
+
+
+@njit(
+    "void(float32[:,:,::1], float32[:,:,::1], float32[:,::1], float32[:,:,::1])", cache=True, fastmath=True, nogil=True
+)
+def gate(linear: Floats, opened: Floats, memory: Floats, y: Floats) -> None:
+    """The gated recurrence of `recurrent.GatedRnn` over a chunk.
+
+    Args:
+        linear: (T, B, 3 C) z, f and o before their gates. `opened`: (T, B, 2 C) the sigmoids of f and o.
+        memory: (B, C) before the chunk; after it when this returns. `y`: (T, B, C), written: what goes to the output.
+    """
+    channels = memory.shape[1]
+    for t in range(y.shape[0]):
+        for b in range(y.shape[1]):
+            for c in range(channels):
+                keep = opened[t, b, c]
+                new = keep * memory[b, c] + (np.float32(1) - keep) * linear[t, b, c]
+                memory[b, c] = new
+                y[t, b, c] = new * linear[t, b, 2 * channels + c] * opened[t, b, channels + c]
+
+
+@njit(
+    "void(float32[:,:,::1], float32[:,:,::1], float32[::1], float32[::1], float32, float32[:,::1], float32[::1],"
+    " float32[:,:,::1], float32[:,:,::1])",
+    cache=True,
+    fastmath=True,
+    nogil=True,
+)
+def norm_and_context(
+    x: Floats,
+    held: Floats,
+    weight: Floats,
+    bias: Floats,
+    epsilon: float,
+    kernel: Floats,
+    offset: Floats,
+    normed: Floats,
+    y: Floats,
+) -> None:
+    """Layer normalisation of each frame, then a depthwise convolution over frames.
+
+    Args:
+        x: (T, B, C). `held`: (L, B, C) normalised frames before it. `weight`, `bias`: (C,) of the normalisation.
+        kernel: (K, C) and `offset` (C,) of the convolution.
+        normed: (L + T, B, C), written: all normalised frames. `y`: (L + T - K + 1, B, C), written.
+    """
+    before, (frames, batch, channels) = held.shape[0], x.shape
+    share = np.float32(1) / np.float32(channels)
+    for t in range(before):
+        for b in range(batch):
+            for c in range(channels):
+                normed[t, b, c] = held[t, b, c]
+    for t in range(frames):
+        for b in range(batch):
+            total = square = np.float32(0)
+            for c in range(channels):
+                total += x[t, b, c]
+            mean = total * share
+            for c in range(channels):
+                square += (x[t, b, c] - mean) ** 2
+            scale = np.float32(1) / np.sqrt(square * share + epsilon)
+            for c in range(channels):
+                normed[before + t, b, c] = (x[t, b, c] - mean) * scale * weight[c] + bias[c]
+    for t in range(y.shape[0]):
+        for b in range(batch):
+            for c in range(channels):
+                y[t, b, c] = offset[c]
+            for k in range(kernel.shape[0]):
+                for c in range(channels):
+                    y[t, b, c] += kernel[k, c] * normed[t + k, b, c]

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamasr.blocks import RecurrentBlock
+from streamasr.config import FeatureConfig, ModelConfig
+from streamasr.dense import Dense, rounded
+from streamasr.layers import Flatten, Layer, Linear, Residual
+from streamasr.model import AsrModel
+from tests.conftest import TINY
+from tests.contract import check_layer
+
+
+def prepared(layer: Layer, precision: str) -> Layer:
+    layer.eval().requires_grad_(False)
+    layer.prepare(precision)
+    return layer
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@settings(max_examples=25)
+@given(data=st.data())
+def test_prepared_block_keeps_the_contract(index: int, precision: str, data: st.DataObject) -> None:
+    torch.manual_seed(0)
+    block = prepared(RecurrentBlock(TINY, index), precision)
+    frames = data.draw(st.integers(2, 40))
+    cuts = data.draw(st.lists(st.integers(0, frames), max_size=8))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    check_layer(block, torch.randn(2, TINY.size, frames, generator=generator), cuts)
+
+
+@pytest.mark.parametrize("layer", [Linear(8, 5), Flatten(2, 6, 5)], ids=["linear", "flatten"])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_prepared_maps_keep_the_contract(layer: Layer, precision: str) -> None:
+    shape = (8,) if isinstance(layer, Linear) else (2, 6)
+    check_layer(prepared(layer, precision), torch.randn(2, *shape, 23), [1, 2, 9, 9, 14])
+
+
+@settings(max_examples=40)
+@given(rows=st.integers(0, 70), depth=st.integers(1, 12), precision=st.sampled_from(["float32", "int8"]))
+def test_product_of_any_number_of_rows(rows: int, depth: int, precision: str) -> None:
+    torch.manual_seed(rows)
+    weight, bias, x = torch.randn(7, depth), torch.randn(7), torch.randn(rows, depth)
+    dense = Dense(weight, bias, precision)  # rounds `weight`
+    torch.testing.assert_close(dense(x), x @ weight.t() + bias, atol=1e-4, rtol=1e-4)
+
+
+def test_rounding_errs_by_half_a_step_at_most() -> None:
+    weight = torch.randn(5, 64) * torch.tensor([1e-3, 1.0, 30.0, 0.0, 1.0])[:, None]
+    held, scale = rounded(weight)
+    assert held.dtype == torch.int8
+    assert torch.all((weight - held * scale[:, None]).abs() <= scale[:, None] * 0.501)
+
+
+def test_preparing_a_model_changes_nothing_in_float32_and_little_in_int8() -> None:
+    torch.manual_seed(0)
+    model = AsrModel(FeatureConfig(), TINY, 29).eval().requires_grad_(False)
+    energies = torch.randn(1, 1, 80, 64)
+    with torch.inference_mode():
+        plain, _ = model.network.step(energies, model.network.init_state(1))
+        model.prepare()
+        same, _ = model.network.step(energies, model.network.init_state(1))
+    with torch.no_grad():
+        model.prepare("int8")
+        near, _ = model.network.step(energies, model.network.init_state(1))
+    torch.testing.assert_close(same, plain, atol=1e-4, rtol=1e-4)
+    assert 0 < (near - plain).abs().max() < 0.1
+
+
+def test_a_block_without_context_or_with_another_recurrence_streams_unprepared() -> None:
+    for config in (
+        ModelConfig(rnn="lstm", size=8, layers=1, context=0),
+        ModelConfig(rnn="gated", size=8, layers=1, context=0),
+    ):
+        block = prepared(RecurrentBlock(config, 0), "float32")
+        assert isinstance(block, Residual)
+        check_layer(block, torch.randn(1, 8, 12), [3, 4])
