@@ -249,12 +249,15 @@ pty = pytest.importorskip("pty", reason="a POSIX system has pseudo-terminals")
 class Shell:
     """A command on a pseudo-terminal of 80x24, and what a person sees there."""
 
-    def __init__(self, *arguments: str, width: int = 80, height: int = 24) -> None:
+    def __init__(self, *arguments: str, width: int = 80, height: int = 24, job: bool = False) -> None:
         self.screen = Screen(width, height, strict=False)
         pid, self.descriptor = pty.fork()
         if pid == 0:
             os.chdir(REPOSITORY)
             environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(width), "LINES": str(height)}
+            if job:  # of a shell, which Ctrl-Z returns to, and Enter lets it go on
+                script = '"$@"; echo the shell is here; read line; fg'
+                os.execve("/bin/sh", ["sh", "-mc", script, "sh", *FAKE, *arguments], environment)
             os.execve(FAKE[0], [*FAKE, *arguments], environment)
         self.pid = pid
         self._decoded = b""

@@ -1,6 +1,8 @@
 """The live path: nothing that was heard is lost, whatever happens when."""
 
+import json
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from streamasr.errors import AudioError, BundleError, OutputError
 from streamasr.events import Event, Final, Overrun, Partial, SourceLost, SourceResumed
 from streamasr.export import Saver
 from streamasr.live import Loading, Pace, Session
+from streamasr.track import Track
 from tests.fakes import FakeEngine, FakeSource, blocks
 
 
@@ -231,3 +234,146 @@ def test_the_pace_follows_what_happens_now() -> None:
     for _ in range(200):
         pace.add(0.1, 0.01)
     assert pace.real_time_factor == pytest.approx(0.1, rel=0.5)
+
+
+class Ring:
+    """A microphone that goes on while the engine computes: every feed lets some seconds of audio come."""
+
+    name = "a fake"
+
+    def __init__(self, seconds: float) -> None:
+        self.blocks, self.due, self.closed = blocks(seconds), 0, False
+
+    @property
+    def backlog_s(self) -> float:
+        return self.due * 0.25
+
+    def read(self, timeout_s: float = 0.1) -> Block:
+        if not self.due and self.blocks and timeout_s:
+            self.due = 1
+        if self.due and self.blocks:
+            self.due -= 1
+            return self.blocks.pop(0)
+        return Block(np.zeros(0, np.float32), 0.0, ended=not self.blocks)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Slow(FakeEngine):
+    """Needs `factor` seconds for one of audio, while `is_slow` of the state holds."""
+
+    def __init__(self, source: Ring, factor: float, until_s: float = 1e9) -> None:
+        super().__init__(" ".join(f"w{number}" for number in range(1000)))
+        self.source, self.factor, self.until_s = source, factor, until_s
+        self.lags_s: list[float] = []
+
+    def feed(self, samples, state):
+        slow = state.samples / 16_000 < self.until_s
+        self.source.due = min(
+            len(self.source.blocks),
+            self.source.due + round(len(samples) / 4000 * (self.factor if slow else 0.2)),
+        )
+        return super().feed(samples, state)
+
+
+def heard_late(factor: float, limit_s: float | None, until_s: float = 1e9) -> tuple[Record, Session, float]:
+    source, display = Ring(120.0), Record()
+    session = Session(source, Loading(lambda: Slow(source, factor, until_s)), display, live=True, lag_limit_s=limit_s)
+    session.run()
+    return display, session, max(status.lag_s for status in display.statuses)
+
+
+def test_a_machine_that_is_too_slow_drops_in_the_open_and_keeps_up() -> None:
+    """CPU starvation: a second of sound takes 3 s."""
+    display, session, lag_s = heard_late(3.0, limit_s=10.0)
+    overruns = [event for event in display.events if isinstance(event, Overrun)]
+    finals = [event for event in display.events if isinstance(event, Final)]
+    told_s = sum(event.seconds for event in overruns)
+    heard_s = sum(word.end_s - word.start_s for event in finals for word in event.words)
+    assert lag_s <= 10.0 + 3.0
+    assert told_s == session.summary.dropped_s > 60
+    assert heard_s + told_s == pytest.approx(120.0, abs=0.5)  # every second was recognised or is counted
+    assert finals[-1].end_s == pytest.approx(120.0)  # the clock is right
+    assert all(event.reason == "the machine was too slow" for event in overruns)
+    assert [note for note in display.notes if "dropped" in note] == [
+        "audio was dropped (the machine was too slow); the status line counts how much"
+    ]
+
+
+def test_when_the_load_falls_captions_catch_up_and_nothing_is_dropped() -> None:
+    display, session, lag_s = heard_late(3.0, limit_s=10.0, until_s=3.0)
+    assert 5.0 < lag_s < 10.0
+    assert session.summary.dropped_s == 0
+    assert len(" ".join(display.text).split()) == 240
+    late = [number for number, status in enumerate(display.statuses) if status.lag_s > 1]
+    assert late[-1] - late[0] < 20  # steps of at most a second of audio each, at a fifth of real time
+
+
+def test_never_drop_keeps_all_and_lags() -> None:
+    display, session, lag_s = heard_late(3.0, limit_s=None)
+    assert session.summary.dropped_s == 0
+    assert lag_s > 60
+    assert len(" ".join(display.text).split()) == 240
+
+
+def test_what_is_said_while_the_model_loads_is_no_lag_to_drop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamasr.live.READ_S", 0.001)
+    source, display = Ring(40.0), Record()
+    full = threading.Event()
+    read = source.read
+
+    def until_full(timeout_s: float = 0.1) -> Block:
+        if len(source.blocks) < 70 and not full.is_set():
+            full.set()
+        return read(timeout_s)
+
+    source.read = until_full  # type: ignore[method-assign]
+    loading = Loading(lambda: FakeEngine() if full.wait(10) else None)
+    summary = Session(source, loading, display, live=True, lag_limit_s=10.0).run()
+    assert summary.dropped_s == 0
+    assert max(status.lag_s for status in display.statuses) > 10
+    assert summary.words == 80
+
+
+def test_two_sources_share_an_engine_and_are_told_apart(tmp_path: Path) -> None:
+    saver, display = Saver(tmp_path / "talk.jsonl"), Record(wants_partials=True)
+    tracks = [Track(FakeSource(blocks(3.0)), label="mic"), Track(FakeSource(blocks(1.0)), label="system")]
+    summary = Session(tracks, Loading(FakeEngine), display, [saver]).run()
+    finals = [event for event in display.events if isinstance(event, Final)]
+    assert [event.line for event in finals if event.source == "mic"] == ["[mic] one two three four", "[mic] five six"]
+    assert [event.line for event in finals if event.source == "system"] == ["[system] one two"]
+    assert summary.heard_s == 3.0
+    kinds = [json.loads(line)["type"] for line in (tmp_path / "talk.jsonl").read_text().splitlines()]
+    assert kinds == ["final", "final", "final", "end"]
+    assert {event.source for event in display.events if isinstance(event, Partial)} == {"mic", "system"}
+    assert all(track.source.closed for track in tracks)
+
+
+def test_one_of_two_sources_fails_and_the_other_is_heard_to_its_end() -> None:
+    display = Record()
+    broken = FakeSource(blocks(1.0), error=AudioError("the cable is cut"))
+    with pytest.raises(AudioError, match="cable"):
+        Session(
+            [Track(broken, label="a"), Track(FakeSource(blocks(3.0)), label="b")], Loading(FakeEngine), display
+        ).run()
+    assert sorted(event.line for event in display.events if isinstance(event, Final)) == [
+        "[a] one two",
+        "[b] five six",
+        "[b] one two three four",
+    ]
+
+
+def test_a_source_that_begins_later_keeps_its_distance() -> None:
+    track, samples = Track(FakeSource([]), label="b", start_s=100.0), blocks(0.25)[0].samples
+    epoch_s = time.monotonic() - 5.25
+    block = track.hear(Block(samples, 0.0), epoch_s)
+    assert block and block.skipped_s == pytest.approx(5.0, abs=0.2)
+    assert track.placed(Overrun(0.1, 0.25, "full")).time_s == pytest.approx(105.25, abs=0.2)
+
+
+def test_a_session_that_goes_on_begins_where_the_earlier_one_ended() -> None:
+    display = Record()
+    Session([Track(FakeSource(blocks(1.0)), start_s=60.0)], Loading(FakeEngine), display).run()
+    (final,) = (event for event in display.events if isinstance(event, Final))
+    assert (final.start_s, final.end_s) == (60.0, 61.0)

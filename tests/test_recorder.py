@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -35,3 +36,17 @@ def test_refusals(tmp_path: Path) -> None:
         Recorder(tmp_path / "b.flac")
     assert (tmp_path / "b.flac").read_bytes() == b"kept"
     Recorder(tmp_path / "b.flac", overwrite=True).close()
+
+
+def test_the_file_can_be_read_at_every_moment(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "a.flac")
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 5 * RATE_HZ).astype(np.float32)
+    for at in range(0, len(samples), 800):
+        recorder.write(Block(samples[at : at + 800], at / RATE_HZ))
+        if at > RATE_HZ:  # as it would be left if the program were killed now
+            shutil.copy(tmp_path / "a.flac", tmp_path / "b.flac")
+            heard, _ = soundfile.read(tmp_path / "b.flac", dtype="float32")
+            assert 0 <= at + 800 - len(heard) <= 4096
+            assert np.abs(heard - samples[: len(heard)]).max() < 1e-6
+    recorder.close()
+    assert soundfile.info(tmp_path / "a.flac").frames == len(samples)
