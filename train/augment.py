@@ -54,12 +54,19 @@ def recorded_noise(folder: str, count: int, rng: Generator) -> Samples:
     return (noise / (noise.std() + 1e-6)).astype(np.float32)
 
 
+def even_size(count: int) -> int:
+    """A length from `count` on that a Fourier transform is quick with: four bits and zeros."""
+    step = 1 << max(0, count.bit_length() - 4)
+    return -(-count // step) * step
+
+
 def coloured_noise(count: int, rng: Generator) -> Samples:
     """Noise of unit power whose spectrum falls with a random power of the frequency, and may hum at the mains."""
-    spectrum: NDArray[Any] = np.fft.rfft(rng.standard_normal(count))
-    hertz = np.fft.rfftfreq(count, 1 / RATE_HZ)
+    size = even_size(count)
+    spectrum: NDArray[Any] = np.fft.rfft(rng.standard_normal(size))
+    hertz = np.fft.rfftfreq(size, 1 / RATE_HZ)
     spectrum *= (np.maximum(hertz, 50) / 1000) ** -rng.uniform(0, 1.2)
-    noise = np.fft.irfft(spectrum, count)
+    noise = np.fft.irfft(spectrum, size)[:count]
     if rng.random() < 0.15:
         mains = rng.choice([50.0, 60.0]) * np.arange(1, 6)[:, None]
         hum = np.sin(2 * np.pi * mains * np.arange(count) / RATE_HZ + rng.uniform(0, 6.28, (5, 1)))
@@ -131,12 +138,13 @@ def shift_pitch(samples: Samples, semitones: float) -> Samples:
 
 def band(samples: Samples, rng: Generator) -> Samples:
     """A telephone's, a headset's or a small loudspeaker's band: smooth edges in the frequency domain."""
-    spectrum = np.fft.rfft(samples)
-    hertz = np.fft.rfftfreq(len(samples), 1 / RATE_HZ)
+    size = even_size(len(samples))
+    spectrum = np.fft.rfft(samples, size)
+    hertz = np.fft.rfftfreq(size, 1 / RATE_HZ)
     low, high = rng.uniform(40, 350), rng.choice([3400.0, 4000.0, 5500.0, 7000.0])
     gain = 1 / (1 + (low / np.maximum(hertz, 1)) ** 4) / (1 + (hertz / high) ** 24)
     tilt = (np.maximum(hertz, 100) / 1000) ** rng.uniform(-0.3, 0.3)
-    return np.fft.irfft(spectrum * gain * tilt, len(samples)).astype(np.float32)
+    return np.fft.irfft(spectrum * gain * tilt, size)[: len(samples)].astype(np.float32)
 
 
 def codec(samples: Samples, rng: Generator) -> Samples:
