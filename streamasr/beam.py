@@ -1,4 +1,4 @@
-"""The compiled half of the CTC prefix beam: one call moves many streams over their frames.
+"""The compiled half of the CTC prefix beam: one call moves a stream over its frames.
 
 Prefix search after Hannun et al., "First-Pass Large Vocabulary Continuous Speech Recognition using Bi-Directional
 Recurrent DNNs" (2014): a prefix has the mass of its alignments that end in a blank and of those that end in its last
@@ -25,6 +25,7 @@ from streamasr.tree import (
     CREATED,
     FACTOR,
     FRAME,
+    FRESH,
     LAST,
     LEAP,
     PARENT,
@@ -313,52 +314,49 @@ def _fault(rows: NDArray[np.float32]) -> int:
     return FINE
 
 
+@inner
+def _moved(s: Arrays, frames: int) -> Arrays:
+    """A copy of the state, with room for the nodes that `frames` may add."""
+    width, held, used = s.beam.shape[0], s.recent.shape[0], s.clock[FRESH]
+    room = min(used + width * frames, width * (held + 1)) + 1
+    nodes = np.empty((room, s.nodes.shape[1]), np.int32)
+    values = np.empty((room, s.values.shape[1]))
+    nodes[:used], values[:used] = s.nodes[:used], s.values[:used]
+    return Arrays(nodes, values, s.beam.copy(), s.masses.copy(), s.recent.copy(), s.clock.copy(), s.scale.copy())
+
+
 @entry
 def search(
-    log_probs: NDArray[np.float32],
-    lengths: NDArray[np.int64],
-    batch: Arrays,
-    options: Options,
-    m: Models,
-    out: NDArray[np.float64],
-    filled: NDArray[np.int64],
-) -> tuple[int, int]:
-    """Move B streams over (B, T, V) log-probabilities, `lengths` (B,) frames of each, in place.
-
-    Committed tokens go to `out` (B, M, 4), their numbers to `filled` (B,).
+    log_probs: NDArray[np.float32], before: Arrays, options: Options, m: Models
+) -> tuple[int, Arrays, NDArray[np.float64], int]:
+    """Move a stream over (T, V) log-probabilities; the state `before` stays as it was.
 
     Returns:
-        the stream at fault, and what is wrong with its log-probabilities (FINE: nothing); then nothing was moved.
+        what is wrong with the log-probabilities (FINE: nothing; else nothing was moved); the state after them; the
+        tokens that were committed, in the first rows of (M, 4); the number of these.
     """
-    for b in range(log_probs.shape[0]):
-        fault = _fault(log_probs[b, : lengths[b]])
-        if fault != FINE:
-            return b, fault
-    width, held = batch.beam.shape[1], batch.recent.shape[1]
-    w = _scratch(width, held, log_probs.shape[2])
-    for b in range(log_probs.shape[0]):
-        s = Arrays(
-            batch.nodes[b],
-            batch.values[b],
-            batch.beam[b],
-            batch.masses[b],
-            batch.recent[b],
-            batch.clock[b],
-            batch.scale[b],
-        )
-        for t in range(lengths[b]):
-            row = log_probs[b, t]
-            kept = s.recent[s.clock[FRAME] % held]
-            for token in range(row.shape[0]):
-                kept[token] = row[token]
-            top = _emit(row, options.prune, width == 1, w)
-            count = _extend(s, m, _stay(s, w), w)
-            _replace(s, m, count, options.drop, w)
-            s.scale[0] += top + np.log(w.sums[0, SCORE])
-            s.clock[FRAME] += 1
-            judge(s, m.space)
-            filled[b] += _commit(s, out[b], filled[b], w)
-    return 0, FINE
+    frames, vocabulary = log_probs.shape
+    fault = _fault(log_probs)
+    if fault != FINE:
+        return fault, before, np.empty((0, 4)), 0
+    s = _moved(before, frames)
+    width, held = s.beam.shape[0], s.recent.shape[0]
+    w = _scratch(width, held, vocabulary)
+    out = np.empty((frames + held, 4))
+    filled = 0
+    for t in range(frames):
+        row = log_probs[t]
+        kept = s.recent[s.clock[FRAME] % held]
+        for token in range(vocabulary):
+            kept[token] = row[token]
+        top = _emit(row, options.prune, width == 1, w)
+        count = _extend(s, m, _stay(s, w), w)
+        _replace(s, m, count, options.drop, w)
+        s.scale[0] += top + np.log(w.sums[0, SCORE])
+        s.clock[FRAME] += 1
+        judge(s, m.space)
+        filled += _commit(s, out, filled, w)
+    return FINE, s, out, filled
 
 
 @entry

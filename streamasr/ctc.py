@@ -140,26 +140,23 @@ class Decoder:
         Raises:
             DecoderError: another number of tokens than the vocabulary, NaN, +inf, or a frame where nothing is possible.
         """
-        return self.step_many([log_probs], [state])[0]
+        if np.ndim(log_probs) != 2 or np.shape(log_probs)[1] != len(self.vocab):
+            got = f"logits of shape {np.shape(log_probs)}"
+            raise DecoderError(
+                got, f"(frames, {len(self.vocab)}), one column for each token", "Use the model's tokens."
+            )
+        if not len(log_probs):
+            return state
+        rows = np.ascontiguousarray(log_probs, np.float32)
+        fault, arrays, out, filled = beam.search(rows, state.arrays, self._options, self._models)
+        if fault != beam.FINE:
+            raise _fault(fault)
+        state = BeamState(tree.Arrays(*arrays), state.text, state.words, state.growing)
+        return self._append(state, out[:filled]) if filled else state
 
     def step_many(self, log_probs: Sequence[LogProbs], states: Sequence[BeamState]) -> list[BeamState]:
-        """`step` of several streams in one call; each may have its own number of frames."""
-        lengths = np.array([self._check(rows) for rows in log_probs], np.int64)
-        longest, streams = int(lengths.max(initial=0)), len(states)
-        if longest == 0:
-            return list(states)
-        rows = np.zeros((streams, longest, len(self.vocab)), np.float32)
-        for b, given in enumerate(log_probs):
-            rows[b, : len(given)] = given
-        arrays = self._stack(states, longest)
-        out, filled = np.empty((streams, longest + self._tail + 1, 4)), np.zeros(streams, np.int64)
-        faulty, fault = beam.search(rows, lengths, arrays, self._options, self._models, out, filled)
-        if fault != beam.FINE:
-            raise _fault(fault, f" of stream {faulty}" if streams > 1 else "")
-        return [
-            self._append(state._replace(arrays=tree.Arrays(*(a[b] for a in arrays))), out[b, : filled[b]])
-            for b, state in enumerate(states)
-        ]
+        """`step` of several streams; each may have its own number of frames."""
+        return [self.step(rows, state) for rows, state in zip(log_probs, states, strict=True)]
 
     def read(self, state: BeamState) -> Reading:
         """The text so far, its words and their frames; of the tail, those of the best hypothesis."""
@@ -206,28 +203,6 @@ class Decoder:
             text = " ".join((state.text + tail).split())
             total[text] = float(np.logaddexp(total.get(text, -math.inf), log_prob))
         return sorted(total.items(), key=lambda item: -item[1])[:count]
-
-    def _check(self, rows: LogProbs) -> int:
-        shape = np.shape(rows)
-        if len(shape) != 2 or shape[1] != len(self.vocab):
-            got = f"logits of shape {shape}"
-            raise DecoderError(
-                got, f"(frames, {len(self.vocab)}), one column for each token", "Use the model's tokens."
-            )
-        return int(shape[0])
-
-    def _stack(self, states: Sequence[BeamState], frames: int) -> tree.Arrays:
-        """Copies of the arrays of all states, one row each, with room for the nodes that `frames` may add."""
-        used = max(int(state.arrays.clock[tree.FRESH]) for state in states)
-        capacity = min(used + self._width * frames, self._width * (self._tail + 2)) + 1
-        nodes = np.empty((len(states), capacity, tree.NODE_FIELDS), np.int32)
-        values = np.empty((len(states), capacity, tree.VALUE_FIELDS))
-        for b, state in enumerate(states):
-            rows = int(state.arrays.clock[tree.FRESH])
-            nodes[b, :rows] = state.arrays.nodes[:rows]
-            values[b, :rows] = state.arrays.values[:rows]
-        rest = (np.array(column) for column in zip(*(state.arrays[2:] for state in states), strict=True))
-        return tree.Arrays(nodes, values, *rest)
 
     def _trace(self, state: BeamState, ended: bool) -> tuple[BeamState, float]:
         """The state with its best hypothesis committed, but for the tree; the agreement on its last word."""
@@ -288,11 +263,11 @@ def _copy(arrays: tree.Arrays) -> tree.Arrays:
     return tree.Arrays(*(array.copy() for array in arrays))
 
 
-def _fault(fault: int, whose: str) -> DecoderError:
+def _fault(fault: int) -> DecoderError:
     got = {
-        beam.NOT_A_NUMBER: f"the logits{whose} contain NaN",
-        beam.INFINITE: f"the logits{whose} contain +inf",
-        beam.IMPOSSIBLE: f"the logits{whose} have a frame in which every token is impossible",
+        beam.NOT_A_NUMBER: "the logits contain NaN",
+        beam.INFINITE: "the logits contain +inf",
+        beam.IMPOSSIBLE: "the logits have a frame in which every token is impossible",
     }[fault]
     return DecoderError(got, "finite log-probabilities (-inf for the impossible)", "Check the model and its input.")
 

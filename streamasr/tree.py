@@ -23,7 +23,7 @@ UNKNOWN_YET = -1e300
 
 
 class Arrays(NamedTuple):
-    """The numbers of one stream; of B streams with B in front of every shape.
+    """The numbers of one stream.
 
     Columns of `nodes`: PARENT; TOKEN; USES, children and a hypothesis; CREATED, a frame; CHILD and SIBLING, the list
     of children; SLOT, place in the beam or -1; HISTORY and AFTER, the language model's state before and after the word
