@@ -11,7 +11,7 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 WARM := @echo "Compiling the decoder, once" && $(PYTHON) -c "from streamasr.ctc import warm; warm()"
 ARGS ?=
 
-.PHONY: help listen doctor setup check lint types imports test train lm recording wheel clean
+.PHONY: help listen doctor setup check lint types imports test train lm soak recording wheel clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
@@ -46,6 +46,9 @@ train: .venv/develop.stamp ## train a model by the recipe
 
 lm: .venv/develop.stamp ## estimate the language model
 	$(PYTHON) -m train.lm $(ARGS)
+
+soak: .venv/develop.stamp ## an hour of stream against the clips alone; ARGS="--hours 10", SETS="MANIFEST ..."
+	$(PYTHON) -m benchmarks.soak $(or $(SETS),../shared/corpus/dev/read ../shared/corpus/dev/crowd) $(ARGS)
 
 recording: .venv/develop.stamp ## make the bundled recording again
 	$(PYTHON) -m train.recording $(ARGS)

@@ -11,6 +11,7 @@ standard output; the status is 1 where the stream is more than 5 % (relative) wo
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -40,11 +41,16 @@ class Part:
     cpu_s_per_s: float
 
 
+def arrays(state: Any) -> list[Any]:
+    """All arrays and tensors in a state."""
+    if hasattr(state, "nbytes"):
+        return [state]
+    return [array for part in state for array in arrays(part)] if isinstance(state, tuple) else []
+
+
 def size_kb(state: Any) -> float:
     """Of all arrays in a state."""
-    if hasattr(state, "nbytes"):
-        return float(state.nbytes) / 1e3
-    return sum(map(size_kb, state)) if isinstance(state, tuple) else 0.0
+    return sum(float(array.nbytes) for array in arrays(state)) / 1e3
 
 
 def endless(clips: Sequence[streams.Clip], random: np.random.Generator) -> Iterator[streams.Segment]:
@@ -53,6 +59,10 @@ def endless(clips: Sequence[streams.Clip], random: np.random.Generator) -> Itera
         order = random.permutation(len(clips))
         for segment in streams.joined([clips[i] for i in order], random, fillings=True):
             yield streams.Segment(segment.samples, segment.kind, order[segment.clip] if segment.clip >= 0 else -1)
+
+
+def _pause_s(segment: streams.Segment) -> float:
+    return len(segment.samples) / streams.RATE_HZ if segment.kind == "room" else 0.0
 
 
 def measure(clips: Sequence[streams.Clip], engine: Engine, seconds: float, seed: int) -> dict[str, Any]:
@@ -65,7 +75,6 @@ def measure(clips: Sequence[streams.Clip], engine: Engine, seconds: float, seed:
     state, rest = engine.start(), np.zeros(0, np.float32)
     busy_s = part_busy_s = part_s = at_s = 0.0
     last_s, ordered, kinds = 0.0, True, {}
-    previous: tuple[float, streams.Segment] | None = None
 
     def feed(samples: streams.Samples) -> None:
         nonlocal state, busy_s, last_s, ordered
@@ -77,13 +86,10 @@ def measure(clips: Sequence[streams.Clip], engine: Engine, seconds: float, seed:
             last_s = word.end_s
             windows.hear(word)
 
-    for segment in endless(clips, random):
+    for segment, following in itertools.pairwise(endless(clips, random)):
         length_s = len(segment.samples) / streams.RATE_HZ
-        if previous and segment.kind == "room":  # windows end in the middle of a room
-            windows.add(at_s + length_s / 2, previous[1])
-            previous = None
-        elif segment.kind != "room":
-            previous = (at_s, segment)
+        if segment.kind != "room":  # its window ends in the middle of the pause; words come once it is known
+            windows.add(at_s + length_s + _pause_s(following) / 2, segment)
         at_s += length_s
         kinds[segment.kind] = kinds.get(segment.kind, 0.0) + length_s
         rest = np.concatenate([rest, segment.samples])

@@ -182,14 +182,14 @@ def music(seconds: float, random: np.random.Generator) -> Samples:
 
 
 def joined(clips: Sequence[Clip], random: np.random.Generator, fillings: bool = False) -> Iterator[Segment]:
-    """The clips, each between 0.3 and 5 s of room; `fillings`: after every eighth music, noise or digital silence."""
+    """The clips, each between 0.3 and 5 s of room; `fillings`: after every eighth music, noise or silence."""
     yield Segment(room(random.uniform(0.3, 5.0), random), "room")
     for number, clip in enumerate(clips):
         yield Segment(samples_of(clip.path), "clip", number)
         yield Segment(room(random.uniform(0.3, 5.0), random), "room")
-        if fillings and number % 8 == 7:
+        if fillings and (number + 1) % min(8, len(clips)) == 0:
             seconds = random.uniform(5, 20)
-            kind = ("music", "noise", "silence")[number // 8 % 3]
+            kind = str(random.choice(["music", "noise", "silence"]))
             if kind == "music":
                 yield Segment(music(seconds, random), kind)
             elif kind == "noise":

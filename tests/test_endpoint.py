@@ -64,3 +64,20 @@ def test_too_long_waits_for_a_pause() -> None:
 def test_too_long_without_a_pause_ends_at_a_space_then_anywhere() -> None:
     assert ends([5, 6] * 40 + [1, 5], [])[0] == (80, False)
     assert ends([5, 6] * 100, [])[0] == (99, False)
+
+
+@given(labels=LABELS)
+def test_it_never_fires_inside_a_word_before_twice_the_limit(labels: list[int]) -> None:
+    """A word is letters with at most blanks between; a short one may be cut only far beyond the longest utterance."""
+    previous = -1
+    for at, _ in ends(labels, []):
+        if at - previous < 2 * 50:
+            assert labels[at] in (0, 1)
+        previous = at
+
+
+@given(labels=LABELS, quiet=st.integers(1, 4))
+def test_a_pause_shorter_than_the_rule_ends_nothing(labels: list[int], quiet: int) -> None:
+    spoken = [5, *[0] * quiet] * 8  # less than the longest utterance
+    assert ends(spoken, []) == []
+    assert all(at >= len(spoken) - 1 for at, pause in ends(spoken + labels, []) if pause)
