@@ -2,7 +2,7 @@
 
     python -m benchmarks.idle [--seconds 60] [--model models/small]
 
-Prints one JSON object: processor seconds for a second of audio of feeding blocks of 160 ms and peeking after each, as for
+Prints one JSON object: processor seconds for a second of audio, blocks of 160 ms fed and a peek after each, as for
 the captions in a terminal, once the first ten seconds are over.
 """
 
