@@ -45,6 +45,16 @@ examples:
 """
 
 
+BENCH = """Latency is that of words: from the end of a word in the sound until it can be read.
+docs/performance.md says how.
+
+examples:
+  streamasr bench                                    the bundled recording
+  streamasr bench corpus/dev/manifest.tsv --utterances 10 --save now.json
+  streamasr bench --compare before.json now.json
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error, 2 for wrong usage, 130 when interrupted."""
     root = parser()
@@ -77,7 +87,12 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--lm", metavar="NAME", help="language model: a name, an ARPA or KenLM file, or none")
     group.add_argument("--hotword", metavar="PHRASE[:BOOST]", action="append", default=[], help="prefer it; repeatable")
     group.add_argument("--hotwords", metavar="FILE", type=Path, help="hotwords, one a line")
-    group.add_argument("--compute", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    group.add_argument(
+        "--compute",
+        choices=("auto", "float32", "int8", "cpu", "cuda"),
+        default="auto",
+        help="weights in float32 or in bytes on the CPU, or the GPU; auto and cpu are int8",
+    )
     engine_options.add(engine)
 
     root = argparse.ArgumentParser(
@@ -114,6 +129,13 @@ def parser() -> argparse.ArgumentParser:
     evaluate = verb("evaluate", "measure word and character errors on a manifest", engine, examples=EVALUATE)
     evaluate.add_argument("manifest", metavar="MANIFEST", type=Path)
     evaluate.add_argument("--json", action="store_true", help="one JSON object")
+    bench = verb("bench", "measure speed and latency", engine, examples=BENCH)
+    bench.add_argument("what", metavar="FILE|MANIFEST", nargs="?", type=Path, help="default: the bundled recording")
+    bench.add_argument("--utterances", metavar="N", type=_positive, help="of a manifest, at most")
+    bench.add_argument("--json", action="store_true", help="one JSON object")
+    bench.add_argument("--save", metavar="REPORT", type=Path, help="keep the measurements as JSON")
+    bench.add_argument("--compare", metavar=("A", "B"), nargs=2, type=Path, help="two kept reports; measures nothing")
+    bench.add_argument("--quick", action="store_true", help="leave out start-up, memory and many streams")
     doctor = verb("doctor", "check audio, model, GPU and versions, and say what to do", engine)
     doctor.add_argument("--json", action="store_true", help="one JSON array")
     doctor.add_argument("--fix", action="store_true", help="install PortAudio if it is missing and that is permitted")

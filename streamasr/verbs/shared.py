@@ -13,6 +13,8 @@ from streamasr.verbs import engine_options
 if TYPE_CHECKING:
     from streamasr.engine import Engine
 
+PRECISIONS = {"auto": "int8", "cpu": "int8", "float32": "float32", "int8": "int8"}  # of --compute, on the CPU
+
 
 def recogniser(options: argparse.Namespace) -> Engine:
     """The engine for `--model`, `--lm`, `--hotword`, `--beam`, `--compute` and `engine_options`; imports torch.
@@ -29,17 +31,18 @@ def recogniser(options: argparse.Namespace) -> Engine:
     from streamasr.hotwords import hotwords, read_hotwords
     from streamasr.lm import LanguageModel
 
-    if options.compute == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--compute cuda was given and there is no CUDA device", "cpu", "Leave the option out.")
+    device, precision = ("cuda", "float32") if options.compute == "cuda" else ("cpu", PRECISIONS[options.compute])
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--compute cuda was given and there is no CUDA device", "auto", "Leave the option out.")
     torch.set_num_threads(1)  # a frame is too little work to share: waiting for each other costs ten times as much
-    model = bundle.load(options.model, options.compute)
+    model = bundle.load(options.model, device, precision)
     beam = BeamConfig(width=options.beam) if options.beam else BeamConfig()
     lm_path = None if options.lm == "none" or options.beam == 1 else bundle.find_lm(options.lm)
     lm = LanguageModel.load(lm_path) if lm_path else None
     phrases = read_hotwords(options.hotwords) if options.hotwords else {}
     phrases |= hotwords(options.hotword)
     endpoint, gate = engine_options.endpoint(options), engine_options.gate(options)
-    return Engine(model, beam, endpoint, device=options.compute, lm=lm, hotwords=phrases, gate=gate)
+    return Engine(model, beam, endpoint, device=device, lm=lm, hotwords=phrases, gate=gate)
 
 
 def write(text: str) -> None:
