@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamasr.audio import FileSource
+from streamasr.audio import RATE_HZ, read_whole
 from streamasr.engine import Engine
 from streamasr.errors import ManifestError
 from streamasr.evaluation import read_lines
@@ -22,7 +22,6 @@ from streamasr.text import normalise
 from streamasr.verbs import engine_options
 from streamasr.voice import VoiceDetector
 
-RATE_HZ = 16_000
 BLOCK_S = 0.16  # what `listen` feeds at a time
 Samples = NDArray[np.float32]
 
@@ -140,17 +139,6 @@ def clips_of(manifests: Sequence[Path], first: int = 0) -> list[Clip]:
     return clips
 
 
-def samples_of(path: Path) -> Samples:
-    """A whole file at 16 kHz, (S,)."""
-    parts = []
-    with FileSource(path) as source:
-        while True:
-            block = source.read()
-            parts.append(block.samples)
-            if block.ended:
-                return np.concatenate(parts)
-
-
 def room(seconds: float, random: np.random.Generator, level_db: float | None = None) -> Samples:
     """Noise as in a room, falling with the frequency, with a little hum; -60 to -50 dBFS if no level is given."""
     count = round(seconds * RATE_HZ)
@@ -185,7 +173,7 @@ def joined(clips: Sequence[Clip], random: np.random.Generator, fillings: bool = 
     """The clips, each between 0.3 and 5 s of room; `fillings`: after every eighth music, noise or silence."""
     yield Segment(room(random.uniform(0.3, 5.0), random), "room")
     for number, clip in enumerate(clips):
-        yield Segment(samples_of(clip.path), "clip", number)
+        yield Segment(read_whole(clip.path), "clip", number)
         yield Segment(room(random.uniform(0.3, 5.0), random), "room")
         if fillings and (number + 1) % min(8, len(clips)) == 0:
             seconds = random.uniform(5, 20)
@@ -206,7 +194,7 @@ def words_of(events: Sequence[Event]) -> list[Word]:
 
 def alone(clip: Clip, engine: Engine) -> str:
     """What is heard of one clip by itself, normalised."""
-    events, state = engine.feed(samples_of(clip.path), engine.start())
+    events, state = engine.feed(read_whole(clip.path), engine.start())
     return normalise(" ".join(word.text for word in words_of([*events, *engine.finish(state)]))) or ""
 
 

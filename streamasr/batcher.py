@@ -10,13 +10,11 @@ In one round a stream takes one chunk, so one that sends faster than real time w
 
 from __future__ import annotations
 
-import collections
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,92 +26,13 @@ from streamasr.errors import StreamasrError
 from streamasr.events import End, Event, Partial
 from streamasr.layers import State
 from streamasr.rows import Row, Shapes, shapes, step_together
+from streamasr.stream import Command, Report, Stream
 
 Samples = NDArray[np.float32]
 UNIT_S = 0.04  # chunks are whole multiples of this, one output frame of the network
 LONGEST_CHUNKS = 8  # the most chunks taken at once of what waits
 TIDY_ROUNDS = 64
 log = logging.getLogger("streamasr.batcher")
-
-
-class Report(NamedTuple):
-    """What became of a stream's last samples and commands.
-
-    Attributes:
-        events: in order; the last one is `End` when the stream is over.
-        time_s: seconds of audio heard so far, gaps included.
-        samples: samples heard so far.
-        marks: what was given to `Stream.mark` and is reached now.
-        error: the stream is over because of this.
-    """
-
-    events: Sequence[Event]
-    time_s: float
-    samples: int
-    marks: tuple[Any, ...] = ()
-    error: Exception | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """Something to do between two samples."""
-
-    kind: str  # finalize | finish | peek | skip | tune | mark
-    value: Any = None
-
-
-class Stream:
-    """One stream of a batcher; its methods may be called from any thread."""
-
-    def __init__(self, batcher: Batcher, engine: Engine, receive: Callable[[Report], None]) -> None:
-        self.receive = receive
-        self.engine = engine
-        self.state: StreamState = engine.start()  # only the batcher's thread touches it
-        self.waiting: collections.deque[Samples | Command] = collections.deque()
-        self.samples = 0  # that wait
-        self.commands = 0  # that wait
-        self.since = 0.0  # monotonic time when there was first enough for a chunk
-        self.over = False
-        self.seen: object = None  # the state of the network when it was last looked at
-        self._batcher = batcher
-
-    @property
-    def backlog_s(self) -> float:
-        """Seconds of audio that wait."""
-        return self.samples / self.engine.rate_hz
-
-    def feed(self, samples: Samples) -> None:
-        """Hear these samples, (S,) float32 mono at the model's rate."""
-        if len(samples):
-            self._batcher.put(self, samples)
-
-    def finalize(self) -> None:
-        """End the utterance once all samples until now are heard."""
-        self._batcher.put(self, Command("finalize"))
-
-    def finish(self) -> None:
-        """End the stream once all samples until now are heard; the last event is `End`."""
-        self._batcher.put(self, Command("finish"))
-
-    def skip(self, seconds: float) -> None:
-        """Let the clock jump once all samples until now are heard."""
-        self._batcher.put(self, Command("skip", seconds))
-
-    def peek(self, token: Any) -> None:
-        """Ask for the best guess at all that was heard: a report with the mark (token, Partial)."""
-        self._batcher.put(self, Command("peek", token))
-
-    def tune(self, engine: Engine) -> None:
-        """Go on with an engine on the same model; where it has other hotwords, the utterance ends."""
-        self._batcher.put(self, Command("tune", engine))
-
-    def mark(self, token: Any) -> None:
-        """Ask for a report once whatever can be heard of the samples until now is heard."""
-        self._batcher.put(self, Command("mark", token))
-
-    def close(self) -> None:
-        """Forget the stream; nothing more is reported."""
-        self._batcher.forget(self)
 
 
 @dataclass

@@ -23,11 +23,12 @@ import torch
 from numpy.typing import NDArray
 
 from streamasr.audio import RATE_HZ, read_whole
-from streamasr.batcher import Batcher, Stream
+from streamasr.batcher import Batcher
 from streamasr.engine import Engine
 from streamasr.evaluation import read_lines
 from streamasr.events import Event, Final, Partial
 from streamasr.latency import Clock, Shown, WordLatency, latencies, percentiles_ms, spoken
+from streamasr.stream import Stream
 from streamasr.text import normalise
 
 Samples = NDArray[np.float32]
@@ -264,7 +265,7 @@ def measure(engine: Engine, what: Path | None, limit: int = 0, quick: bool = Fal
     torch.set_num_threads(1)
     sounds = list(recordings(what, limit))
     joined = np.concatenate([sound.samples for sound in sounds])
-    warm = np.tile(joined[: 2 * RATE_HZ], 1)
+    warm = joined[: 2 * RATE_HZ]
     real_time_factor(engine, warm, CHUNK_S)
     engine.peek(engine.feed(warm, engine.start())[1])
     part = joined[: 60 * RATE_HZ]

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from streamasr.errors import StreamasrError
-from streamasr.verbs import engine_options, listen_options, server_options
+from streamasr.verbs import engine_options, listen_options, numbers, server_options
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
@@ -46,7 +46,6 @@ examples:
 
 
 BENCH = """Latency is that of words: from the end of a word in the sound until it can be read.
-docs/performance.md says how.
 
 examples:
   streamasr bench                                    the bundled recording
@@ -83,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     engine = argparse.ArgumentParser(add_help=False)
     group = engine.add_argument_group("recogniser")
     group.add_argument("--model", metavar="NAME", help="an installed model (see: streamasr models) or a directory")
-    group.add_argument("--beam", metavar="N", type=_positive, help="hypotheses kept by the decoder; 1 is greedy")
+    group.add_argument("--beam", metavar="N", type=numbers.whole, help="hypotheses kept by the decoder; 1 is greedy")
     group.add_argument("--lm", metavar="NAME", help="language model: a name, an ARPA or KenLM file, or none")
     group.add_argument("--hotword", metavar="PHRASE[:BOOST]", action="append", default=[], help="prefer it; repeatable")
     group.add_argument("--hotwords", metavar="FILE", type=Path, help="hotwords, one a line")
@@ -131,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="one JSON object")
     bench = verb("bench", "measure speed and latency", engine, examples=BENCH)
     bench.add_argument("what", metavar="FILE|MANIFEST", nargs="?", type=Path, help="default: the bundled recording")
-    bench.add_argument("--utterances", metavar="N", type=_positive, help="of a manifest, at most")
+    bench.add_argument("--utterances", metavar="N", type=numbers.whole, help="of a manifest, at most")
     bench.add_argument("--json", action="store_true", help="one JSON object")
     bench.add_argument("--save", metavar="REPORT", type=Path, help="keep the measurements as JSON")
     bench.add_argument("--compare", metavar=("A", "B"), nargs=2, type=Path, help="two kept reports; measures nothing")
@@ -149,16 +148,6 @@ def _transcribe(verb: argparse.ArgumentParser) -> None:
         "--output", metavar="DIR", type=Path, help="write one file for each FILE there, not to the screen"
     )
     verb.add_argument("--overwrite", action="store_true", help="replace files that exist")
-
-
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return value
 
 
 def _complain(line: str, debug: bool) -> int:

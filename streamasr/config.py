@@ -98,6 +98,8 @@ class EndpointConfig:
     longest_s: float = 20.0
 
 
+LAG_LIMIT_S = 10.0  # of a microphone's audio that may wait to be recognised
+
 PRESETS: Mapping[str, EndpointConfig] = {
     "captions": EndpointConfig(silence_before_s=5.0, silence_after_s=0.4, longest_s=15.0),  # the final comes soon
     "meeting": EndpointConfig(),

@@ -154,10 +154,6 @@ class Decoder:
         state = BeamState(tree.Arrays(*arrays), state.text, state.words, state.growing)
         return self._append(state, out[:filled]) if filled else state
 
-    def step_many(self, log_probs: Sequence[LogProbs], states: Sequence[BeamState]) -> list[BeamState]:
-        """`step` of several streams; each may have its own number of frames."""
-        return [self.step(rows, state) for rows, state in zip(log_probs, states, strict=True)]
-
     def read(self, state: BeamState) -> Reading:
         """The text so far, its words and their frames; of the tail, those of the best hypothesis."""
         whole, agreed = self._trace(state, ended=False)

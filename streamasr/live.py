@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from streamasr.audio import RATE_HZ
 from streamasr.captions import Display, Status
+from streamasr.config import LAG_LIMIT_S
 from streamasr.errors import OutputError, StreamasrError
 from streamasr.events import End, Event, Final, Overrun, Partial, SourceLost, SourceResumed
 from streamasr.export import Saver
@@ -32,7 +33,6 @@ Samples = NDArray[np.float32]
 
 WAITING_S = 30.0  # of audio read while the model loads; then the source has to hold it
 LEAST_S = 0.16  # of audio in one call of the engine, unless nothing more comes; the most costs about the same
-LAG_LIMIT_S = 10.0  # of a microphone's audio that waits; beyond it the oldest is dropped
 LATE_S = 1.0  # of audio that waits; then the words in progress are not guessed at in advance
 FRAME_S = 0.1  # between two frames of the display
 READ_S = 0.1  # the longest wait for a block

@@ -110,7 +110,7 @@ def parse_deepgram_control(text: str) -> DeepgramControl:
 
 
 class DeepgramMessages:
-    """Turns the events of one stream into messages; each comes with its kind, see `protocol.Message`."""
+    """Turns the events of one stream into messages; each comes with its kind, see `journal.Message`."""
 
     def __init__(self, request: DeepgramRequest, request_id: str, model: str) -> None:
         self._request, self._id = request, request_id

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from streamasr.batcher import Batcher, Report
+from streamasr.batcher import Batcher
 from streamasr.events import End, Event, Partial
+from streamasr.stream import Report
 
 Samples = NDArray[np.float32]
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamasr.batcher import Batcher, Report, Stream
+from streamasr.batcher import Batcher
 from streamasr.bundle import Bundle
 from streamasr.config import EndpointConfig
 from streamasr.engine import Engine, Step
@@ -18,6 +18,7 @@ from streamasr.errors import SampleError
 from streamasr.events import End, Event, Final, Partial
 from streamasr.recogniser import BatchedRecogniser
 from streamasr.rows import step_together
+from streamasr.stream import Report, Stream
 from tests.test_engine import noise_bursts
 
 QUICK = EndpointConfig(silence_before_s=1.0, silence_after_s=0.2, longest_s=1.5)

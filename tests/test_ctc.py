@@ -176,22 +176,6 @@ def test_states_are_values() -> None:
     assert start.frames == 0 and decoder.read(start) == Reading("", "", (), ())
 
 
-@given(seed=seeds)
-@settings(max_examples=20)
-def test_many_streams_at_once_equal_each_alone(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    decoder = Decoder(FULL, BeamConfig(width=8, tail_s=0.4))
-    states = [decoder.start() for _ in range(3)]
-    alone = list(states)
-    for _ in range(4):
-        chunks = [noise(random, int(random.integers(0, 9)), len(FULL)) for _ in states]
-        states = decoder.step_many(chunks, states)
-        alone = [decoder.step(rows, state) for rows, state in zip(chunks, alone, strict=True)]
-        for one, other in zip(states, alone, strict=True):
-            assert decoder.read(one) == decoder.read(other)
-            assert decoder.hypotheses(one) == decoder.hypotheses(other)
-
-
 def test_committed_words_can_be_taken_away() -> None:
     decoder = Decoder(FULL, BeamConfig(width=4, tail_s=0.4))
     rows, state, words = render(TEXT, FULL, confusion=0.0, peak=12.0), decoder.start(), []

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from streamasr import protocol
 from streamasr.errors import ProtocolError
 from streamasr.events import End, Event, Final, Overrun, Partial, SourceLost, SourceResumed, SpeechStarted, Word
-from streamasr.protocol import Close, Configure, Finalize, Journal, Message, Outbox
+from streamasr.journal import Journal, Message, Outbox
+from streamasr.protocol import Close, Configure, Finalize
 from streamasr.protocol_deepgram import DeepgramMessages, DeepgramRequest, parse_deepgram_request
 from streamasr.protocol_vosk import Eof, Reset, VoskConfig, VoskReplies, parse_vosk
 

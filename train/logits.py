@@ -33,7 +33,7 @@ def of_model(model: Path, manifest: Path, limit: int = 0) -> list[Utterance]:
     """Whole utterances through the network of a bundle."""
     import torch
 
-    from streamasr.audio import FileSource
+    from streamasr.audio import read_whole
     from streamasr.bundle import load
     from streamasr.evaluation import read_lines
     from streamasr.text import normalise
@@ -41,14 +41,7 @@ def of_model(model: Path, manifest: Path, limit: int = 0) -> list[Utterance]:
     network = load(str(model)).model.eval()
     found = []
     for path, text in list(read_lines(manifest))[: limit or None]:
-        blocks = []
-        with FileSource(path) as source:
-            while True:
-                block = source.read()
-                blocks.append(block.samples)
-                if block.ended:
-                    break
-        samples = torch.from_numpy(np.concatenate(blocks))[None]
+        samples = torch.from_numpy(read_whole(path))[None]
         with torch.inference_mode():
             log_probs, _ = network(samples, torch.tensor([samples.shape[1]]))
         found.append(Utterance(log_probs[0].numpy(), normalise(text) or ""))

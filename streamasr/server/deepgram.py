@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from streamasr.batcher import Report
 from streamasr.errors import ProtocolError
 from streamasr.events import End
-from streamasr.protocol import Fields, Message, dumps
+from streamasr.journal import Message
+from streamasr.protocol import Fields, dumps
 from streamasr.protocol_deepgram import (
     SILENCE_LIMIT_S,
     CloseStream,
@@ -27,6 +27,7 @@ from streamasr.protocol_deepgram import (
 from streamasr.server.logs import note
 from streamasr.server.outlet import Outlet
 from streamasr.server.sound import Sound, public, tuned
+from streamasr.stream import Report
 
 if TYPE_CHECKING:
     from streamasr.server.service import CaptionServer

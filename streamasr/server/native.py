@@ -11,12 +11,13 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from streamasr import protocol
-from streamasr.batcher import Report
 from streamasr.errors import ProtocolError
 from streamasr.events import End, Event, Overrun
+from streamasr.journal import Journal, Message
 from streamasr.server.logs import note
 from streamasr.server.outlet import Outlet, close
 from streamasr.server.sound import Sound, public, tuned
+from streamasr.stream import Report
 
 if TYPE_CHECKING:
     from streamasr.server.service import CaptionServer
@@ -30,7 +31,7 @@ class Channel:
 
     def __init__(self, server: CaptionServer) -> None:
         self.id = secrets.token_urlsafe(12)
-        self.journal = protocol.Journal()
+        self.journal = Journal()
         self.outlets: set[Outlet] = set()
         self._server = server
         self.over = False
@@ -54,7 +55,7 @@ class Channel:
             self._send(self.journal.add(fields, clears=True))
             self._close(GOING_AWAY, "the server is going away")
 
-    def _send(self, message: protocol.Message) -> None:
+    def _send(self, message: Message) -> None:
         for outlet in self.outlets:
             outlet.put(message)
 
@@ -76,7 +77,7 @@ class Channel:
             "lost": resumed and self.journal.lost(after),
             "model": self._server.model,
         }
-        outlet.put(protocol.Message(-1, protocol.dumps(ready)))
+        outlet.put(Message(-1, protocol.dumps(ready)))
         for message in self.journal.after(after):
             outlet.put(message)
         if self.over:
@@ -113,7 +114,7 @@ class Session:
     def __init__(self, server: CaptionServer, request: protocol.StreamRequest) -> None:
         self.id = secrets.token_urlsafe(18)
         self.request = request
-        self.journal = protocol.Journal()
+        self.journal = Journal()
         self.outlet: Outlet | None = None
         self.detached_at: float | None = None
         self._server = server
@@ -164,7 +165,7 @@ class Session:
             "channels": self.request.channels,
             "resume_s": self._server.limits.resume_s,
         }
-        outlet.put(protocol.Message(-1, protocol.dumps(ready)))
+        outlet.put(Message(-1, protocol.dumps(ready)))
         for message in self.journal.after(max(after, 0)):
             outlet.put(message)
         if self.ended:
@@ -237,7 +238,7 @@ class Session:
             fields = {"type": "progress", "received": self.sound.received, "heard_s": heard_s}
             self._put(self.journal.add(fields, "progress"))
 
-    def _put(self, message: protocol.Message) -> None:
+    def _put(self, message: Message) -> None:
         if self.outlet:
             self.outlet.put(message)
 
@@ -268,5 +269,5 @@ def _fields(code: str, message: str) -> protocol.Fields:
     return {"type": "error", "code": code, "message": message}
 
 
-def _error(code: str, message: str, seq: int) -> protocol.Message:
-    return protocol.Message(seq, protocol.dumps({**_fields(code, message), "seq": seq}))
+def _error(code: str, message: str, seq: int) -> Message:
+    return Message(seq, protocol.dumps({**_fields(code, message), "seq": seq}))

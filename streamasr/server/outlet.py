@@ -9,7 +9,7 @@ import time
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from streamasr.protocol import Message, Outbox
+from streamasr.journal import Message, Outbox
 from streamasr.server.metrics import Metrics
 
 TRY_AGAIN = 1013

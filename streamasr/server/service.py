@@ -17,7 +17,7 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from streamasr import protocol
-from streamasr.batcher import Batcher, Report, Stream
+from streamasr.batcher import Batcher
 from streamasr.engine import Engine
 from streamasr.errors import ProtocolError, ServerError
 from streamasr.events import Event
@@ -31,6 +31,7 @@ from streamasr.server.native import GOING_AWAY, Channel, Session, serve_stream
 from streamasr.server.outlet import TRY_AGAIN, Outlet, close
 from streamasr.server.settings import Settings
 from streamasr.server.vosk import VoskSession
+from streamasr.stream import Report, Stream
 
 RETRY_S = 5
 SWEEP_S = 0.5

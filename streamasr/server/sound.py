@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from streamasr.audio import ENCODINGS, Resampler, unusable
-from streamasr.batcher import Batcher, Report
+from streamasr.batcher import Batcher
 from streamasr.config import EndpointConfig
 from streamasr.engine import Engine
 from streamasr.errors import AudioError, DecoderError, ProtocolError
 from streamasr.hotwords import parse
 from streamasr.protocol import endpoint_config
 from streamasr.server.metrics import Metrics
+from streamasr.stream import Report
 
 
 def tuned(engine: Engine, endpointing_ms: int | None, hotwords: Sequence[str] | None) -> Engine:

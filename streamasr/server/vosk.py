@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from streamasr.batcher import Report
 from streamasr.errors import ProtocolError
 from streamasr.events import End
 from streamasr.protocol_vosk import Eof, Reset, VoskConfig, VoskReplies, parse_vosk
 from streamasr.server.logs import note
 from streamasr.server.outlet import close
 from streamasr.server.sound import Sound, public, tuned
+from streamasr.stream import Report
 
 if TYPE_CHECKING:
     from streamasr.server.service import CaptionServer

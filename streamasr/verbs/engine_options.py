@@ -6,11 +6,12 @@ import argparse
 from typing import TYPE_CHECKING
 
 from streamasr.config import PRESETS, EndpointConfig, GateConfig
+from streamasr.verbs import numbers
 
 if TYPE_CHECKING:
     from streamasr.voice import Gate
 
-SHORTEST_S, LONGEST_S = 0.1, 600.0
+SECONDS = numbers.seconds(0.1, 600)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         ("longest", "then it ends in the next short pause"),
     ):
         given = ", ".join(f"{preset} {_of(rules, name):g}" for preset, rules in PRESETS.items())
-        group.add_argument(f"--endpoint-{name}", metavar="SECONDS", type=_seconds, help=f"{what} ({given})")
+        group.add_argument(
+            f"--endpoint-{name}",
+            metavar="SECONDS",
+            type=SECONDS,
+            help=f"{what} ({given})",
+        )
     group = parser.add_argument_group("silence")
     group.add_argument(
         "--gate",
@@ -58,13 +64,3 @@ def gate(options: argparse.Namespace) -> Gate | None:
 
 def _of(rules: EndpointConfig, name: str) -> float:
     return {"silence": rules.silence_after_s, "before": rules.silence_before_s, "longest": rules.longest_s}[name]
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not SHORTEST_S <= value <= LONGEST_S:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from {SHORTEST_S:g} to {LONGEST_S:g}")
-    return value

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from streamasr.verbs import server_options
+from streamasr.config import LAG_LIMIT_S
+from streamasr.verbs import numbers, server_options
 
 EXAMPLES = """examples:
   streamasr listen                                   the default microphone; Ctrl-C stops
@@ -18,7 +19,6 @@ EXAMPLES = """examples:
 """
 
 MICROPHONE, SYSTEM, PIPE, DEVICE = "mic", "system", "-", "device:"
-LAG_LIMIT_S = 10.0
 
 
 def add(verb: argparse.ArgumentParser) -> None:
@@ -33,9 +33,9 @@ def add(verb: argparse.ArgumentParser) -> None:
     source.add_argument("--label", metavar="NAME", action="append", default=[], help="of each --source, in their order")
     source.add_argument("--device", metavar="NAME", help="microphone: number, name or part of a name")
     source.add_argument("--realtime", action="store_true", help="play a file at the pace of speech")
-    source.add_argument("--rate", metavar="HZ", type=whole, help="of raw PCM (default: 16000)")
+    source.add_argument("--rate", metavar="HZ", type=numbers.whole, help="of raw PCM (default: 16000)")
     source.add_argument("--encoding", choices=("s16le", "f32le"), help="of raw PCM (default: s16le)")
-    source.add_argument("--channels", metavar="N", type=whole, help="of raw PCM (default: 1)")
+    source.add_argument("--channels", metavar="N", type=numbers.whole, help="of raw PCM (default: 1)")
     output = verb.add_argument_group("output")
     output.add_argument(
         "--save", metavar="FILE", type=Path, action="append", default=[], help=".txt, .srt, .vtt or .jsonl; repeatable"
@@ -57,7 +57,7 @@ def add(verb: argparse.ArgumentParser) -> None:
     late.add_argument(
         "--lag-limit",
         metavar="SECONDS",
-        type=seconds,
+        type=numbers.seconds(1),
         default=LAG_LIMIT_S,
         help="a microphone's audio that may wait; beyond it the oldest is dropped, and told (default: %(default)g)",
     )
@@ -104,21 +104,3 @@ def labels(options: argparse.Namespace) -> list[str]:
         "pipe" if source == PIPE else Path(source).stem if is_file(source) else source.removeprefix(DEVICE)
         for source in options.source
     ]
-
-
-def whole(text: str) -> int:
-    """A whole number above 0."""
-    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def seconds(text: str) -> float:
-    """A number of seconds, at least 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 1 <= value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 1 or more")
-    return value

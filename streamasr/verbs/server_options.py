@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from streamasr.verbs import numbers
+
 if TYPE_CHECKING:
     from streamasr.captions import Display
     from streamasr.server.running import Running
@@ -49,19 +51,31 @@ def add_serve(verb: argparse.ArgumentParser) -> None:
     )
     source.add_argument("--device", metavar="NAME", help="microphone: number, name or part of a name")
     limits = verb.add_argument_group("limits")
-    limits.add_argument("--connections", metavar="N", type=_whole, default=200, help="default: %(default)s")
-    limits.add_argument("--streams", metavar="N", type=_whole, default=64, help="senders; default: %(default)s")
-    limits.add_argument("--idle", metavar="SECONDS", type=_seconds, default=60.0, help="default: %(default)g")
+    limits.add_argument("--connections", metavar="N", type=numbers.whole, default=200, help="default: %(default)s")
+    limits.add_argument("--streams", metavar="N", type=numbers.whole, default=64, help="senders; default: %(default)s")
     limits.add_argument(
-        "--resume", metavar="SECONDS", type=_seconds, default=60.0, help="a lost client may come back; %(default)g"
+        "--idle", metavar="SECONDS", type=numbers.seconds(0.001), default=60.0, help="default: %(default)g"
     )
     limits.add_argument(
-        "--backlog", metavar="SECONDS", type=_seconds, default=10.0, help="audio of one stream that waits; %(default)g"
+        "--resume",
+        metavar="SECONDS",
+        type=numbers.seconds(0.001),
+        default=60.0,
+        help="a lost client may come back; %(default)g",
+    )
+    limits.add_argument(
+        "--backlog",
+        metavar="SECONDS",
+        type=numbers.seconds(0.001),
+        default=10.0,
+        help="audio of one stream that waits; %(default)g",
     )
     work = verb.add_argument_group("work")
-    work.add_argument("--batch", metavar="N", type=_whole, default=64, help="streams in one step; %(default)s")
-    work.add_argument("--chunk", metavar="MS", type=_whole, default=80, help="audio in one step; %(default)s")
-    work.add_argument("--vosk-rate", metavar="HZ", type=_whole, default=8000, help="of Vosk clients without a config")
+    work.add_argument("--batch", metavar="N", type=numbers.whole, default=64, help="streams in one step; %(default)s")
+    work.add_argument("--chunk", metavar="MS", type=numbers.whole, default=80, help="audio in one step; %(default)s")
+    work.add_argument(
+        "--vosk-rate", metavar="HZ", type=numbers.whole, default=8000, help="of Vosk clients without a config"
+    )
     work.add_argument("--log", choices=("text", "json"), default="text", help="default: %(default)s")
 
 
@@ -69,7 +83,7 @@ def add_subscribe(verb: argparse.ArgumentParser) -> None:
     """The options of `subscribe`."""
     verb.add_argument("url", metavar="URL")
     verb.add_argument("--token-file", metavar="FILE", type=Path, help="the server's token")
-    verb.add_argument("--history", metavar="N", type=_whole, default=0, help="captions of before; default: none")
+    verb.add_argument("--history", metavar="N", type=numbers.whole, default=0, help="captions of before; default: none")
     verb.add_argument(
         "--save", metavar="FILE", type=Path, action="append", default=[], help=".txt, .srt, .vtt or .jsonl; repeatable"
     )
@@ -165,19 +179,3 @@ def _access(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--origin", metavar="URL", action="append", default=[], help="let pages of this origin in; repeatable"
     )
-
-
-def _whole(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return value
