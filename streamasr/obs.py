@@ -44,6 +44,7 @@ class Obs(Courier):
         address = address if address.rpartition("]")[2].count(":") else f"{address}:{PORT}"
         self._url, self._password = f"ws://{address}", password
         self._connection: ClientConnection | None = None
+        self._opened = contextlib.ExitStack()
         self._numbers = itertools.count(1)
         self._away = False
         super().__init__(f"OBS at {address}", MOST)
@@ -66,9 +67,8 @@ class Obs(Courier):
 
     def leave(self) -> None:
         """Close the connection."""
-        if self._connection:
-            self._connection.close()
-            self._connection = None
+        self._connection = None
+        self._opened.close()
 
     def _caption(self, text: str) -> None:
         """Send a caption, over a new connection where the old one has gone."""
@@ -81,7 +81,6 @@ class Obs(Courier):
             except FAILURES as error:
                 with contextlib.suppress(WebSocketException, OSError):
                     self.leave()
-                self._connection = None
                 if last or fresh:
                     raise self._gone(error) from None
         if self._away:
@@ -102,10 +101,10 @@ class Obs(Courier):
 
     def _identified(self) -> ClientConnection:
         """A connection after the handshake."""
-        connection = connect(
-            self._url, subprotocols=None, open_timeout=WAIT_S, close_timeout=1, proxy=None, max_size=2**20
-        )
-        try:
+        with contextlib.ExitStack() as opened:
+            connection = opened.enter_context(
+                connect(self._url, open_timeout=WAIT_S, close_timeout=1, proxy=None, max_size=2**20)
+            )
             hello = _received(connection, HELLO)
             identify: dict[str, Any] = {"rpcVersion": RPC_VERSION, "eventSubscriptions": 0}
             if "authentication" in hello:
@@ -113,9 +112,7 @@ class Obs(Courier):
                 identify["authentication"] = answer(self._password, asked["salt"], asked["challenge"])
             connection.send(json.dumps({"op": IDENTIFY, "d": identify}))
             _received(connection, IDENTIFIED)
-        except BaseException:
-            connection.close()
-            raise
+            self._opened = opened.pop_all()
         self._connection = connection
         return connection
 
