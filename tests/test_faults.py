@@ -1,4 +1,4 @@
-"""Faults of a real process: killed, starved, its disk full. `docs/reliability.md` names these tests."""
+"""Faults of a real process: killed, starved, its disk full."""
 
 from __future__ import annotations
 
