@@ -321,6 +321,7 @@ def _fit(config: TrainConfig, folder: Path, start_from: Path | None, log: Log, i
     finished = step >= config.optimiser.steps
     if first and finished and step % config.run.evaluate_every_steps:
         evaluate()
+    distributed.wait()  # for the first one, which saves and evaluates: nobody hangs up on it
     return Fitted(latest, finished)
 
 
