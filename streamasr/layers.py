@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamasr import narrow
+from streamasr import fused
 from streamasr.dense import Dense
 
 SHORT = 64  # frames
@@ -108,9 +108,10 @@ class Conv(Layer):
         return batch, channels, self.frequencies, frames
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        x = F.pad(mask_frames(x, lengths), (self.left, self.right))
-        if self.depthwise and narrow.suits(x):
-            return narrow.depthwise_conv(x, self.conv.weight, cast(Tensor, self.conv.bias))
+        return self.apply_padded(F.pad(mask_frames(x, lengths), (self.left, self.right)))
+
+    def apply_padded(self, x: Tensor) -> Tensor:
+        """The whole convolution of frames with `left` and `right` further ones around them."""
         y: Tensor = self.conv(x)
         return y if y.dim() < 4 else y.contiguous(memory_format=torch.channels_last)
 
@@ -173,10 +174,16 @@ class Norm(Pointwise):
         self.norm = nn.LayerNorm(channels)
 
     def apply_frames(self, x: Tensor) -> Tensor:
-        x = x.movedim(1, -1)
-        if x.shape[-1] <= narrow.WIDEST and narrow.suits(x):
-            return narrow.layer_norm(x, self.norm.weight, self.norm.bias, self.norm.eps).movedim(-1, 1)
-        return self.norm(x).movedim(-1, 1)  # type: ignore[no-any-return]
+        return self.norm(x.movedim(1, -1)).movedim(-1, 1)  # type: ignore[no-any-return]
+
+    def rectified(self, x: Tensor, lengths: Tensor, margins: tuple[int, int]) -> Tensor:
+        """relu of it, zero beyond `lengths`, with margins of zeros in time; in training on the CPU."""
+        return fused.rectified_norm(x, lengths, margins, self.norm.weight, self.norm.bias, self.norm.eps)
+
+    def with_context(self, x: Tensor, lengths: Tensor, context: Conv) -> Tensor:
+        """The depthwise convolution `context` of it: (B, C, T) to (B, C, T); in training on the CPU."""
+        weights = self.norm.weight, self.norm.bias, self.norm.eps, context.conv.weight, cast(Tensor, context.conv.bias)
+        return fused.norm_and_context(x.transpose(1, 2), lengths, context.right, *weights).transpose(1, 2)
 
 
 class Activation(Pointwise):
@@ -201,7 +208,7 @@ class Flatten(Pointwise):
         if self._dense and serves(x):
             rows = x.permute(0, 3, 1, 2).reshape(x.shape[0] * x.shape[3], -1)  # (B T, C F)
             return self._dense(rows).view(x.shape[0], x.shape[3], -1).transpose(1, 2)
-        return self.linear(x.flatten(1, 2).transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
+        return self.linear(x.flatten(1, 2).transpose(1, 2)).float().transpose(1, 2)  # type: ignore[no-any-return]
 
 
 class Linear(Pointwise):
@@ -252,10 +259,32 @@ class Stack(Layer):
         return lengths
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        for layer in self:
-            x = layer(x, lengths)
-            lengths = layer.output_lengths(lengths)
-        return x
+        return self.span(x, lengths, 0, len(self.layers))[0]
+
+    def span(self, x: Tensor, lengths: Tensor, begin: int, end: int) -> tuple[Tensor, Tensor]:
+        """The layers from `begin` to before `end` on whole utterances, and the lengths of what comes out of them.
+
+        In training on the CPU, a norm and what comes after it are one pass over the frames.
+        """
+        waiting = list(self)[begin:end]
+        while waiting:
+            layer = waiting.pop(0)
+            following = waiting[0] if waiting else None
+            if isinstance(layer, Norm) and fused.suits(x):
+                if isinstance(following, Activation) and x.dim() == 4:
+                    waiting.pop(0)
+                    conv = waiting.pop(0) if waiting and isinstance(waiting[0], Conv) else None
+                    margins = (conv.left, conv.right) if isinstance(conv, Conv) else (0, 0)
+                    x = layer.rectified(x, lengths, margins)
+                    if isinstance(conv, Conv):
+                        x, lengths = conv.apply_padded(x), conv.output_lengths(lengths)
+                    continue
+                if isinstance(following, Conv) and following.depthwise:
+                    waiting.pop(0)
+                    x = layer.with_context(x, lengths, following)
+                    continue
+            x, lengths = layer(x, lengths), layer.output_lengths(lengths)
+        return x, lengths
 
     def init_state(self, batch: int) -> tuple[State, ...]:
         return tuple(layer.init_state(batch) for layer in self)

@@ -100,12 +100,9 @@ class AsrModel(nn.Module):
         Returns:
             log-probabilities (B, T', tokens), their lengths (B,), and those of the intermediate head or None.
         """
-        x, tapped = energies[:, None], None
-        for index, layer in enumerate(self.network, 1):
-            x = layer(x, lengths)
-            lengths = layer.output_lengths(lengths)
-            if self.tap_head is not None and index == self.tap:
-                tapped = self.tap_head(x.transpose(1, 2)).log_softmax(-1)
+        x, lengths = self.network.span(energies[:, None], lengths, 0, self.tap)
+        tapped = self.tap_head(x.transpose(1, 2)).log_softmax(-1) if self.tap_head is not None else None
+        x, lengths = self.network.span(x, lengths, self.tap, len(self.network.layers))
         return x.transpose(1, 2).log_softmax(-1), lengths, tapped
 
     def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

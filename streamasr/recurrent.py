@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from streamasr import fused
 from streamasr.dense import Dense
 from streamasr.layers import Layer
 from streamasr.recurrence import recur
@@ -102,6 +103,8 @@ class GatedRnn(Layer):
         return keep, (1 - keep) * z, F.silu(o)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        if fused.suits(x) and not self.bidirectional:
+            return self.out(fused.gated_memory(self.gates(x.transpose(1, 2)))).transpose(1, 2)  # type: ignore[no-any-return]
         keep, new, out = self._gates(x.permute(2, 0, 1))
         if self.bidirectional:
             half = self.channels // 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -180,13 +181,29 @@ def mix(samples: Samples, noise: Samples, ratio_db: float) -> Samples:
     return (samples + noise * (power * 10 ** (-ratio_db / 20))).astype(np.float32)
 
 
-def augment_samples(samples: Samples, other: Samples, config: AugmentConfig, rng: Generator) -> Samples:
+@dataclass(frozen=True)
+class Timing:
+    """What augmentation did to time: it was stretched by `factor`, then `before` samples were put in front."""
+
+    factor: float = 1.0
+    before: int = 0
+
+    def source(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Where samples at `places` were before augmentation."""
+        return (places - self.before) / self.factor
+
+
+def augment_samples(samples: Samples, other: Samples, config: AugmentConfig, rng: Generator) -> tuple[Samples, Timing]:
     """One utterance as another room, voice speed, microphone and line would have given it.
 
     Args:
         samples: (S,) in -1..1 at 16 kHz.
         other: another utterance, for babble.
+
+    Returns:
+        samples (S',), and where they came from.
     """
+    original = len(samples)
     if rng.random() < config.speed_chance:
         factor = rng.uniform(1 - config.speed_range, 1 + config.speed_range)
         samples = soxr.resample(samples, RATE_HZ * factor, RATE_HZ, quality="QQ").astype(np.float32)
@@ -194,9 +211,11 @@ def augment_samples(samples: Samples, other: Samples, config: AugmentConfig, rng
         samples = stretch(samples, rng.uniform(1 - config.tempo_range, 1 + config.tempo_range))
     if config.pitch_chance and rng.random() < config.pitch_chance:
         samples = shift_pitch(samples, rng.uniform(-config.pitch_semitones, config.pitch_semitones))
+    timing = Timing(len(samples) / max(1, original))
     if rng.random() < config.silence_chance:
         before, after = (rng.uniform(0, config.silence_longest_s, 2) * RATE_HZ).astype(int)
         samples = np.concatenate([np.zeros(before, np.float32), samples, np.zeros(after, np.float32)])
+        timing = replace(timing, before=int(before))
     if rng.random() < config.room_chance:
         samples = (
             measured_room(samples, config.rooms, rng) if config.rooms and rng.random() < 0.5 else room(samples, rng)
@@ -215,7 +234,7 @@ def augment_samples(samples: Samples, other: Samples, config: AugmentConfig, rng
     peak = float(np.abs(samples).max()) + 1e-6
     gain = 0.5 / peak * 10 ** (rng.uniform(config.gain_low_db, config.gain_high_db) / 20)
     floor = rng.standard_normal(len(samples)).astype(np.float32) * 10 ** rng.uniform(-5.0, -3.7)
-    return np.clip(samples * gain + floor, -1, 1).astype(np.float32)
+    return np.clip(samples * gain + floor, -1, 1).astype(np.float32), timing
 
 
 def mask_spectrogram(energies: Tensor, lengths: Tensor, config: AugmentConfig, rngs: list[Generator]) -> Tensor:

@@ -89,6 +89,7 @@ class TechniqueConfig:
         distil_delay: output frames by which the student may be later than the teacher.
         teacher: the teacher's checkpoint; `train.run` fills it in.
         peak_first: weight of the divergence of each frame from the next, which draws emissions to the left.
+        imitate: weight of the squared error to a large recogniser's hidden frames (see `train.imitation`).
         trim_chance, trim_longest_ms: cut off up to so much of the end, the text kept (TrimTail).
     """
 
@@ -97,6 +98,7 @@ class TechniqueConfig:
     distil_delay: int = 0
     teacher: str = ""
     peak_first: float = 0.0
+    imitate: float = 0.0
     trim_chance: float = 0.0
     trim_longest_ms: float = 500.0
 

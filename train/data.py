@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import soundfile
@@ -21,9 +21,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from streamasr.errors import ConfigError, ManifestError
 from streamasr.text import Vocab
-from train.augment import RATE_HZ, Samples, augment_samples
+from train.augment import RATE_HZ, Samples, Timing, augment_samples
 from train.config import AugmentConfig, DataConfig
 from train.manifest import Skips, Utterance, read_manifest
+
+FRAME = 640  # samples of an output frame (stride 4): 40 ms
 
 
 def cache_root() -> Path:
@@ -116,7 +118,8 @@ class Corpus:
 class Batch:
     """Padded utterances. `samples` (B, S), `lengths` (B,) samples, `targets` concatenated, `target_lengths` (B,).
 
-    `weight` is 0 where a process got an utterance only so as not to stand idle, else 1.
+    `weight` is 0 where a process got an utterance only so as not to stand idle, else 1. `imitated` are a teacher's
+    frames (B, T', C) and which of them are there, (B, T').
     """
 
     epoch: int
@@ -127,6 +130,7 @@ class Batch:
     targets: Tensor
     target_lengths: Tensor
     weight: float
+    imitated: tuple[Tensor, Tensor] | None = None
 
     @property
     def tokens(self) -> float:
@@ -137,6 +141,23 @@ class Batch:
     def seconds(self) -> float:
         """Seconds of all utterances, padding not counted."""
         return self.weight * float(self.lengths.sum()) / RATE_HZ
+
+
+class TeacherFrames(Protocol):
+    """Where a teacher's frames of a corpus come from: see `train.imitation`."""
+
+    def at(self, item: int, places: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Frames at fractional places (T,) of one utterance, (T, C), and which of them lie inside of it, (T,)."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """An utterance within a (joined, augmented) one: it began at sample `start` before augmentation."""
+
+    corpus: int
+    item: int
+    start: int
+    timing: Timing
 
 
 class Batches:
@@ -154,7 +175,9 @@ class Batches:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        frames: Sequence[TeacherFrames] = (),
     ) -> None:
+        self.frames = frames
         self.corpora, self.config, self.augment, self.vocab, self.seed = corpora, config, augment, vocab, seed
         self.rank, self.world = rank, world
         self.items = [(c, i) for c, corpus in enumerate(corpora) for i in range(len(corpus))]
@@ -212,22 +235,37 @@ class Batches:
             plan = [plan[i] for i in order]
         return plan
 
-    def utterance(self, epoch: int, item: int) -> tuple[Samples, str]:
-        """Augmented samples (S,) and text of one item."""
+    def utterance(self, epoch: int, item: int) -> tuple[Samples, str, list[Span]]:
+        """Augmented samples (S,) and text of one item, and where its sound comes from."""
         corpus, index = self.items[item]
         samples, text = self.corpora[corpus].samples(index), self.corpora[corpus].utterances[index].text
+        spans = [Span(corpus, index, 0, Timing())]
         if self.augment is None:
-            return samples, text
+            return samples, text, spans
         rng = np.random.default_rng([self.seed, epoch, item])
         if rng.random() < self.config.join_chance:
-            other_corpus, other = self.items[int(rng.integers(len(self.items)))]
-            addition = self.corpora[other_corpus].samples(other)
+            other_corpus, other_index = self.items[int(rng.integers(len(self.items)))]
+            addition = self.corpora[other_corpus].samples(other_index)
             if (len(samples) + len(addition)) / RATE_HZ < self.config.join_longest_s:
                 pause = np.zeros(int(rng.uniform(0.05, 0.8) * RATE_HZ), np.float32)
+                spans.append(Span(other_corpus, other_index, len(samples) + len(pause), Timing()))
                 samples = np.concatenate([samples, pause, addition])
-                text = f"{text} {self.corpora[other_corpus].utterances[other].text}"
+                text = f"{text} {self.corpora[other_corpus].utterances[other_index].text}"
         other_corpus, other = self.items[int(rng.integers(len(self.items)))]
-        return augment_samples(samples, self.corpora[other_corpus].samples(other), self.augment, rng), text
+        samples, timing = augment_samples(samples, self.corpora[other_corpus].samples(other), self.augment, rng)
+        return samples, text, [replace(span, timing=timing) for span in spans]
+
+    def imitated(self, spans: list[Span], count: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """The teacher's frames for `count` output frames of an utterance, (count, C), and which are there, (count,)."""
+        middles = (np.arange(count) + 0.5) * FRAME
+        found, there = None, np.zeros(count, np.bool_)
+        for span in spans:
+            places = (span.timing.source(middles) - span.start) / FRAME - 0.5
+            frames, inside = self.frames[span.corpus].at(span.item, places)
+            found = frames if found is None else np.where(inside[:, None], frames, found)
+            there |= inside
+        assert found is not None
+        return found, there
 
     def make(self, epoch: int, position: int, items: list[int]) -> Batch:
         """Read, augment and pad this process's share of one batch."""
@@ -235,11 +273,19 @@ class Batches:
         weight = 1.0 if share else 0.0
         share = share or items[:1]
         pairs = [self.utterance(epoch, item) for item in share]
-        lengths = torch.tensor([len(samples) for samples, _ in pairs])
+        lengths = torch.tensor([len(samples) for samples, _, _ in pairs])
         padded = torch.zeros(len(pairs), int(lengths.max()))
-        for row, (samples, _) in enumerate(pairs):
+        for row, (samples, _, _) in enumerate(pairs):
             padded[row, : len(samples)] = torch.from_numpy(samples)
-        tokens = [self.vocab.encode(text) for _, text in pairs]
+        tokens = [self.vocab.encode(text) for _, text, _ in pairs]
+        imitated = None
+        if self.frames:
+            count = -(-padded.shape[1] // FRAME)
+            each = [self.imitated(spans, count) for _, _, spans in pairs]
+            imitated = (
+                torch.from_numpy(np.stack([f for f, _ in each])),
+                torch.from_numpy(np.stack([t for _, t in each])),
+            )
         return Batch(
             epoch,
             position,
@@ -249,6 +295,7 @@ class Batches:
             torch.tensor([t for line in tokens for t in line]),
             torch.tensor([len(line) for line in tokens]),
             weight,
+            imitated,
         )
 
     def _keys(self, epoch: int, position: int) -> Iterator[tuple[int, int, list[int]]]:

@@ -32,6 +32,7 @@ from train.augment import mask_spectrogram
 from train.config import OptimiserConfig, TrainConfig, read_config
 from train.data import Batches, Corpus, cache_root, rng_of
 from train.evaluate import word_errors
+from train.imitation import Frames, Imitation
 from train.log import Log
 from train.losses import consistency, ctc_loss, distillation, frames_within, peak_first, trim_tails
 from train.optimiser import Optimisers
@@ -168,17 +169,26 @@ def _fit(config: TrainConfig, folder: Path, start_from: Path | None, log: Log, i
     vocab, technique = Vocab(), config.technique
     train = load_corpora(config.data.train, config.data.longest_s)
     dev = load_corpora(config.data.dev, 40.0)
-    batches = Batches(
-        train, config.data, config.augment, vocab, config.run.seed, distributed.rank(), distributed.world()
-    )
+    frames_of = [
+        Frames(Path(p).name, len(c)) for p, c in zip(config.data.train, train, strict=True) if technique.imitate
+    ]
+    ranks = distributed.rank(), distributed.world()
+    batches = Batches(train, config.data, config.augment, vocab, config.run.seed, *ranks, frames_of)
     model = AsrModel(config.features, config.model, len(vocab)).to(device)
     teacher = load_teacher(config, model, device)
-    optimiser = Optimisers(model, config.optimiser)
+    imitation = None
+    if frames_of:
+        imitation = Imitation(model, frames_of[0].size).to(device)
+        imitation.measure(frames_of[0].sample().to(device))
+    trained = nn.ModuleDict({"model": model, **({"imitation": imitation} if imitation else {})})
+    optimiser = Optimisers(trained, config.optimiser)
     average = copy.deepcopy(model).requires_grad_(False)
     step, epoch, position, heard_h, trained_s, skipped = 0, 0, 0, 0.0, 0.0, 0
     if saved is not None:
         restore(model, saved["model"], folder.name)
         restore(average, saved["average"], folder.name)
+        if imitation is not None:
+            restore(imitation, saved["imitation"], folder.name)
         optimiser.load_state_dict(saved["optimiser"])
         step, epoch, position = saved["step"], saved["epoch"], saved["position"]
         heard_h, trained_s, skipped = saved["heard_h"], saved["trained_s"], saved["skipped"]
@@ -187,6 +197,8 @@ def _fit(config: TrainConfig, folder: Path, start_from: Path | None, log: Log, i
         saved = checkpoint.load(start_from)
         model.load_state_dict(saved["model"], strict=False)
         average.load_state_dict(saved["average"], strict=False)
+        if imitation is not None and "imitation" in saved:
+            imitation.load_state_dict(saved["imitation"])
         heard_h, trained_s = saved["heard_h"], saved["trained_s"]
         log.say(f"starting from the weights of {start_from}")
     else:
@@ -207,7 +219,9 @@ def _fit(config: TrainConfig, folder: Path, start_from: Path | None, log: Log, i
 
     def save() -> None:
         if first:
-            place = {"epoch": epoch, "position": position, "skipped": skipped}
+            place: dict[str, Any] = {"epoch": epoch, "position": position, "skipped": skipped}
+            if imitation is not None:
+                place["imitation"] = imitation.state_dict()
             checkpoint.save(latest, {**weights(), **place, "optimiser": optimiser.state_dict()})
 
     def evaluate() -> None:
@@ -271,18 +285,23 @@ def _fit(config: TrainConfig, folder: Path, start_from: Path | None, log: Log, i
             terms["peak_first"] = peak_first(log_probs, output_lengths) * share
             total = total + technique.peak_first * terms["peak_first"]
 
+        if imitation is not None and batch.imitated is not None:
+            wanted, there = (each.to(device).repeat(len(views), *[1] * (each.dim() - 1)) for each in batch.imitated)
+            within = frames_within(output_lengths, there.shape[1])
+            terms["imitate"] = imitation(wanted, there & within) * share
+            total = total + technique.imitate * terms["imitate"]
+
         # The step.
         optimiser.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
-        distributed.sum_gradients(model)
-        norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.optimiser.clip))
+        distributed.sum_gradients(trained)
+        norm = float(nn.utils.clip_grad_norm_(trained.parameters(), config.optimiser.clip))
         values = dict(zip(terms, distributed.total([float(v.detach()) for v in terms.values()], device), strict=True))
         if math.isfinite(norm) and math.isfinite(sum(values.values())):
             optimiser.step()
             decay = min(config.optimiser.ema, (1 + step) / (10 + step))
             with torch.no_grad():
-                for kept, new in zip(average.parameters(), model.parameters(), strict=True):
-                    kept.lerp_(new, 1 - decay)
+                torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
             for name, value in [*values.items(), ("norm", norm)]:
                 sums[name] = sums.get(name, 0.0) + value * tokens
             sums["tokens"] = sums.get("tokens", 0.0) + tokens

@@ -15,7 +15,7 @@ from train.config import OptimiserConfig
 
 def is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:
     """Whether a weight is a matrix between hidden layers: neither a kernel, nor a head onto the tokens."""
-    return parameter.dim() == 2 and min(parameter.shape) > 64 and "tap_head" not in name
+    return parameter.dim() == 2 and min(parameter.shape) > 64 and "head" not in name
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -80,7 +80,7 @@ class Optimisers:
             {"params": [p for p in rest if p.dim() > 1], "weight_decay": config.weight_decay},
             {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
         ]
-        self.all: list[Optimizer] = [AdamW(groups, lr=config.rate, betas=(0.9, 0.98))]
+        self.all: list[Optimizer] = [AdamW(groups, lr=config.rate, betas=(0.9, 0.98), fused=True)]
         if inner:
             self.all.append(Muon(inner, config.rate, config.weight_decay))
 

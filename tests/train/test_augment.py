@@ -78,11 +78,12 @@ def test_everything_at_once_stays_finite_and_in_range(tmp_path: Path) -> None:
         soundfile.write(tmp_path / name / "a.wav", 0.1 * rng.standard_normal(9000), 22_050)
     config = replace(EVERYTHING, noises=str(tmp_path / "noise"), rooms=str(tmp_path / "room"))
     for seed in range(6):
-        out = augment_samples(tone(), tone(210.0, 0.5), config, np.random.default_rng(seed))
+        out, timing = augment_samples(tone(), tone(210.0, 0.5), config, np.random.default_rng(seed))
+        assert 0 <= timing.before < len(out)
         assert out.dtype == np.float32
         assert np.isfinite(out).all()
         assert np.abs(out).max() <= 1
-        again = augment_samples(tone(), tone(210.0, 0.5), config, np.random.default_rng(seed))
+        again, _ = augment_samples(tone(), tone(210.0, 0.5), config, np.random.default_rng(seed))
         assert np.array_equal(out, again)
 
 

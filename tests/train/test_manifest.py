@@ -125,7 +125,7 @@ def test_joined_utterances_carry_both_texts(tmp_path: Path) -> None:
 
     corpus = Corpus(make_corpus(tmp_path / "corpus"), 30.0)
     batches = Batches([corpus], DataConfig(join_chance=1.0), NO_AUGMENTATION, Vocab(), 1)
-    samples, text = batches.utterance(0, 0)
+    samples, text, _ = batches.utterance(0, 0)
     first = corpus.utterances[0].text
     assert text.startswith(f"{first} ")
     assert len(samples) > len(corpus.samples(0)) + 1000
