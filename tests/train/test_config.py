@@ -22,7 +22,7 @@ def test_every_config_gives_a_streaming_and_an_offline_model(path: Path) -> None
     assert offline.model.bidirectional
     assert offline.run.name == f"{streaming.run.name}_offline"
     model = AsrModel(streaming.features, streaming.model, 29)
-    assert model.lookahead_ms + 25 + 160 <= 500  # with a window and half of a chunk of 320 ms
+    assert model.lookahead_ms + 25 + 80 <= 500  # with a window and half of a chunk of 160 ms
     assert AsrModel(FeatureConfig(), offline.model, 29).frame_ms == model.frame_ms
 
 
