@@ -10,6 +10,7 @@ The search itself is compiled: see `beam` for it and for its source.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamasr import beam, tree
+from streamasr.compiled import chosen
 from streamasr.config import BeamConfig
 from streamasr.errors import DecoderError
 from streamasr.gains import Models
@@ -86,24 +88,12 @@ class Decoder:
         hotwords: Mapping[str, float] | None = None,
     ) -> None:
         self.vocab, self.config = vocab, config or BeamConfig()
+        _check(self.config, frame_s)
         width, tail = self.config.width, round(self.config.tail_s / frame_s)
-        if width < 1:
-            raise DecoderError(f"the beam has width {width}", "1 (greedy) or more", "Correct beam.width.")
-        if tail < 1:
-            raise DecoderError(
-                f"the tail of {self.config.tail_s:g} s is shorter than a frame", "", "Raise beam.tail_s."
-            )
-        for name, value in (("prune", self.config.prune), ("drop", self.config.drop)):
-            if not value < 0:
-                raise DecoderError(f"beam.{name} is {value:g}", "a number below 0", f"Correct beam.{name}.")
-        if self.config.alpha < 0:
-            raise DecoderError(f"beam.alpha is {self.config.alpha:g}", "0 or more", "Correct beam.alpha.")
-        if not self.config.unknown <= 0:
-            raise DecoderError(f"beam.unknown is {self.config.unknown:g}", "0 or less", "Correct beam.unknown.")
         if lm and vocab.tokens != ALPHABET:
             got = f"the language model spells with other characters than the model's {len(vocab)} tokens"
             raise DecoderError(got, "the tokens " + "".join(ALPHABET), "Decode without the language model.")
-        self._width, self._tail, self._space = width, tail, vocab.space
+        self._width, self._tail, self._space, self._tokens = width, tail, vocab.space, len(vocab)
         tables = lm.tables if lm else no_tables()
         tables = tables._replace(unknown_per_letter=float(tables.unknown_per_letter + self.config.unknown))
         phrases = build(hotwords or {}, vocab)
@@ -119,6 +109,9 @@ class Decoder:
             phrases.paid,
             tables,
         )
+        arrays = self.start().arrays
+        self._search = chosen(beam.search, arrays.recent, arrays, self._options, self._models)
+        self._best = chosen(beam.trace, arrays, self._models, False, np.empty((0, 4)))
 
     def start(self) -> BeamState:
         """The state before the first frame: one hypothesis, the empty text."""
@@ -128,7 +121,7 @@ class Decoder:
             values=np.zeros((width + 1, tree.VALUE_FIELDS)),
             beam=np.zeros(width, np.int32),
             masses=np.zeros((width, 2)),
-            recent=np.zeros((self._tail + 1, len(self.vocab)), np.float32),
+            recent=np.zeros((self._tail + 1, self._tokens), np.float32),
             clock=np.zeros(tree.CLOCK_FIELDS, np.int64),
             scale=np.zeros(1),
         )
@@ -140,18 +133,16 @@ class Decoder:
         Raises:
             DecoderError: another number of tokens than the vocabulary, NaN, +inf, or a frame where nothing is possible.
         """
-        if np.ndim(log_probs) != 2 or np.shape(log_probs)[1] != len(self.vocab):
-            got = f"logits of shape {np.shape(log_probs)}"
-            raise DecoderError(
-                got, f"(frames, {len(self.vocab)}), one column for each token", "Use the model's tokens."
-            )
-        if not len(log_probs):
+        rows = np.asarray(log_probs, np.float32, order="C")
+        if rows.ndim != 2 or rows.shape[1] != self._tokens:
+            got = f"logits of shape {rows.shape}"
+            raise DecoderError(got, f"(frames, {self._tokens}), one column for each token", "Use the model's tokens.")
+        if not len(rows):
             return state
-        rows = np.ascontiguousarray(log_probs, np.float32)
-        fault, arrays, out, filled = beam.search(rows, state.arrays, self._options, self._models)
+        fault, arrays, out, filled = self._search(rows, state.arrays, self._options, self._models)
         if fault != beam.FINE:
             raise _fault(fault)
-        state = BeamState(tree.Arrays(*arrays), state.text, state.words, state.growing)
+        state = BeamState(arrays, state.text, state.words, state.growing)
         return self._append(state, out[:filled]) if filled else state
 
     def read(self, state: BeamState) -> Reading:
@@ -203,7 +194,7 @@ class Decoder:
     def _trace(self, state: BeamState, ended: bool) -> tuple[BeamState, float]:
         """The state with its best hypothesis committed, but for the tree; the agreement on its last word."""
         out = np.empty((len(state.arrays.recent), 4))
-        count, agreed = beam.trace(state.arrays, self._models, ended, out)
+        count, agreed = self._best(state.arrays, self._models, ended, out)
         if ended and count:
             state.arrays.clock[tree.LAST] = int(out[count - 1, beam.FRAME_OUT])
         return self._append(state, out[:count]), agreed
@@ -257,6 +248,23 @@ def no_tables() -> LmTables:
 
 def _copy(arrays: tree.Arrays) -> tree.Arrays:
     return tree.Arrays(*(array.copy() for array in arrays))
+
+
+def _check(config: BeamConfig, frame_s: float) -> None:
+    """Refuse numbers that the search has no use for; a NaN is none of them."""
+    seen = dataclasses.asdict(config)
+    for name, expected, fits in (
+        ("width", "1 (greedy) or more", lambda x: x >= 1),
+        ("tail_s", f"at least a frame, {frame_s:g} s", lambda x: frame_s / 2 < x < math.inf),
+        ("prune", "a number below 0", lambda x: x < 0),
+        ("drop", "a number below 0", lambda x: x < 0),
+        ("alpha", "0 or more", lambda x: 0 <= x < math.inf),
+        ("beta", "a finite number", math.isfinite),
+        ("unknown", "0 or less", lambda x: -math.inf < x <= 0),
+        *((f"confidence_{name}", "a finite number", math.isfinite) for name in ("bias", "agreed", "peak")),
+    ):
+        if not fits(seen[name]):
+            raise DecoderError(f"beam.{name} is {seen[name]:g}", expected, f"Correct beam.{name}.")
 
 
 def _fault(fault: int) -> DecoderError:
