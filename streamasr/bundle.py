@@ -6,11 +6,19 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamasr.config import FeatureConfig, ModelConfig, from_mapping, to_mapping
+from streamasr.config import (
+    DECODINGS,
+    BeamConfig,
+    ConfidenceConfig,
+    FeatureConfig,
+    ModelConfig,
+    from_mapping,
+    to_mapping,
+)
 from streamasr.errors import BundleError, ChecksumError, ConfigError
 from streamasr.text import Vocab
 
@@ -20,12 +28,19 @@ if TYPE_CHECKING:
 DEFAULT_NAME = "small"
 DEFAULT_LM = "english-lm"
 FORMAT = 1
+KEYS = ("format", "kind", "features", "model", "facts", "beam", "confidence")
 CHECKED = ("config.json", "tokens.txt", "weights.safetensors")
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model ready to run. `facts` is what config.json tells of its training."""
+    """A model ready to run.
+
+    Attributes:
+        facts: what config.json tells of its training.
+        beam: the decoder's numbers, tuned for this model.
+        confidence: the calibrated weights of confidences, for each of `config.DECODINGS` that was calibrated.
+    """
 
     name: str
     path: Path
@@ -34,6 +49,21 @@ class Bundle:
     model_config: ModelConfig
     vocab: Vocab
     facts: Mapping[str, Any]
+    beam: BeamConfig = field(default_factory=BeamConfig)
+    confidence: Mapping[str, ConfidenceConfig] = field(default_factory=dict)
+
+    def beam_config(self, width: int = 0, lm: bool = True) -> BeamConfig:
+        """The decoder's numbers for a width (0: the model's own), with or without a language model."""
+        beam = replace(self.beam, width=width or self.beam.width)
+        calibrated = self.confidence.get("greedy" if beam.width == 1 else "language_model" if lm else "letters")
+        if calibrated is None:
+            return beam
+        return replace(
+            beam,
+            confidence_bias=calibrated.bias,
+            confidence_agreed=calibrated.agreed,
+            confidence_peak=calibrated.peak,
+        )
 
 
 @dataclass(frozen=True)
@@ -162,15 +192,15 @@ def load(name_or_path: str | None = None, device: str = "cpu", precision: str = 
         raise BundleError(
             f"{path / 'config.json'} has the format {content.get('format')!r}", f"format {FORMAT}", "Update streamasr."
         )
-    unknown = set(content) - {"format", "kind", "features", "model", "facts"}
+    unknown = set(content) - set(KEYS)
     if unknown:
         raise ConfigError(
-            f"{path / 'config.json'} has the unknown key {sorted(unknown)[0]!r}",
-            "format, kind, features, model, facts",
-            "Remove the key.",
+            f"{path / 'config.json'} has the unknown key {sorted(unknown)[0]!r}", ", ".join(KEYS), "Remove the key."
         )
     features = from_mapping(FeatureConfig, content.get("features", {}), f"{path / 'config.json'} [features]")
     config = from_mapping(ModelConfig, content.get("model", {}), f"{path / 'config.json'} [model]")
+    beam = from_mapping(BeamConfig, content.get("beam", {}), f"{path / 'config.json'} [beam]")
+    confidence = _confidence(content.get("confidence", {}), f"{path / 'config.json'} [confidence]")
     vocab = Vocab(tuple((path / "tokens.txt").read_text(encoding="utf-8").split("\n")[:-1]))
 
     from safetensors import SafetensorError
@@ -190,7 +220,32 @@ def load(name_or_path: str | None = None, device: str = "cpu", precision: str = 
     model = model.to(device).eval().requires_grad_(False)
     if model.features.window.device.type == "cpu":
         model.prepare(precision)
-    return Bundle(path.name, path, model, features, config, vocab, content.get("facts", {}))
+    return Bundle(path.name, path, model, features, config, vocab, content.get("facts", {}), beam, confidence)
+
+
+def _confidence(tables: Any, where: str) -> dict[str, ConfidenceConfig]:
+    if not isinstance(tables, dict) or set(tables) - set(DECODINGS):
+        got = sorted(set(tables) - set(DECODINGS))[0] if isinstance(tables, dict) else tables
+        raise ConfigError(f"{where} has {got!r}", f"tables of {', '.join(DECODINGS)}", "Calibrate the model again.")
+    return {name: from_mapping(ConfidenceConfig, table, f"{where} {name}") for name, table in tables.items()}
+
+
+def amend(path: Path, **tables: Mapping[str, Any]) -> None:
+    """Put tables of config.json, such as `beam` and `confidence`, in the place of those of a bundle on disk.
+
+    Raises:
+        BundleError: config.json cannot be read. ChecksumError: the bundle is damaged.
+    """
+    verify(path)
+    content = {**_read_config(path / "config.json"), **tables}
+    (path / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    _sum(path)
+
+
+def _sum(path: Path) -> None:
+    """Write the checksums of a bundle."""
+    sums = "".join(f"{digest(path / name)}  {name}\n" for name in CHECKED)
+    (path / "SHA256SUMS").write_text(sums, encoding="utf-8")
 
 
 def save(
@@ -223,5 +278,4 @@ def save(
     (path / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (path / "tokens.txt").write_text("".join(token + "\n" for token in vocab.tokens), encoding="utf-8")
     (path / "CARD.md").write_text(card, encoding="utf-8")
-    sums = "".join(f"{digest(path / name)}  {name}\n" for name in CHECKED)
-    (path / "SHA256SUMS").write_text(sums, encoding="utf-8")
+    _sum(path)

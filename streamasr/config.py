@@ -90,6 +90,18 @@ class BeamConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ConfidenceConfig:
+    """The weights of a word's confidence, see `BeamConfig`; calibrated for one way to decode."""
+
+    bias: float = BeamConfig.confidence_bias
+    agreed: float = BeamConfig.confidence_agreed
+    peak: float = BeamConfig.confidence_peak
+
+
+DECODINGS = ("language_model", "letters", "greedy")  # ways to decode: a beam with a language model, without, no beam
+
+
+@dataclasses.dataclass(frozen=True)
 class EndpointConfig:
     """When an utterance ends: silence without any speech yet, silence after speech, and the longest utterance."""
 
@@ -128,6 +140,8 @@ def from_mapping(kind: type[ConfigT], values: Mapping[str, Any], where: str) -> 
     Raises:
         ConfigError: an unknown key (the nearest known one is named), or a value of the wrong type.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} is {values!r}", "a table of keys and values", "Correct the file.")
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     defaults = kind()
     checked: dict[str, Any] = {}

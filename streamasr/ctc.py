@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -253,7 +253,7 @@ def _copy(arrays: tree.Arrays) -> tree.Arrays:
 def _check(config: BeamConfig, frame_s: float) -> None:
     """Refuse numbers that the search has no use for; a NaN is none of them."""
     seen = dataclasses.asdict(config)
-    for name, expected, fits in (
+    rules: list[tuple[str, str, Callable[[float], bool]]] = [
         ("width", "1 (greedy) or more", lambda x: x >= 1),
         ("tail_s", f"at least a frame, {frame_s:g} s", lambda x: frame_s / 2 < x < math.inf),
         ("prune", "a number below 0", lambda x: x < 0),
@@ -262,7 +262,8 @@ def _check(config: BeamConfig, frame_s: float) -> None:
         ("beta", "a finite number", math.isfinite),
         ("unknown", "0 or less", lambda x: -math.inf < x <= 0),
         *((f"confidence_{name}", "a finite number", math.isfinite) for name in ("bias", "agreed", "peak")),
-    ):
+    ]
+    for name, expected, fits in rules:
         if not fits(seen[name]):
             raise DecoderError(f"beam.{name} is {seen[name]:g}", expected, f"Correct beam.{name}.")
 

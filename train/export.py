@@ -14,7 +14,6 @@ from typing import Any
 import jiwer
 
 from streamasr import bundle
-from streamasr.config import BeamConfig
 from streamasr.engine import Engine
 from streamasr.errors import StreamasrError
 from streamasr.evaluation import evaluate
@@ -160,7 +159,7 @@ def export(
     lm = LanguageModel.load(lm_path) if lm_path else None
     for manifest in dev:
         if facts["streaming"]:
-            engines = [Engine(loaded, BeamConfig(width=1)), Engine(loaded, lm=lm)]
+            engines = [Engine(loaded, loaded.beam_config(width=1)), Engine(loaded, lm=lm)]
             figures[set_name(manifest)] = [evaluate(manifest, engine, limit) for engine in engines]
         else:
             figures[set_name(manifest)] = [measure_whole(loaded.model, manifest, limit)]
