@@ -125,7 +125,7 @@ def available() -> list[Summary]:
     found: dict[str, Summary] = {}
     for folder in folders():
         for path in sorted(folder.glob("*/config.json")):
-            content = _read_config(path)
+            content = read_config(path)
             if content.get("kind") == "acoustic" and path.parent.name not in found:
                 facts = content.get("facts", {})
                 found[path.parent.name] = Summary(
@@ -140,7 +140,13 @@ def available() -> list[Summary]:
     return list(found.values())
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """The content of a config.json, unchecked.
+
+    Raises:
+        BundleError: it cannot be read.
+    """
+    path = path / "config.json" if path.is_dir() else path
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -187,7 +193,7 @@ def load(name_or_path: str | None = None, device: str = "cpu", precision: str = 
     """
     path = find(name_or_path)
     verify(path)
-    content = _read_config(path / "config.json")
+    content = read_config(path / "config.json")
     if content.get("format") != FORMAT:
         raise BundleError(
             f"{path / 'config.json'} has the format {content.get('format')!r}", f"format {FORMAT}", "Update streamasr."
@@ -237,7 +243,7 @@ def amend(path: Path, **tables: Mapping[str, Any]) -> None:
         BundleError: config.json cannot be read. ChecksumError: the bundle is damaged.
     """
     verify(path)
-    content = {**_read_config(path / "config.json"), **tables}
+    content = {**read_config(path / "config.json"), **tables}
     (path / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     _sum(path)
 

@@ -28,7 +28,7 @@ from streamasr.lm import LanguageModel, LmTables
 from streamasr.text import ALPHABET, Vocab
 
 FRAME_S = 0.04
-RIVAL = 1e-4  # share of the beam that is granted to unseen rivals of a word
+RIVAL = 1e-4  # share that is granted to unseen rivals, and to what looks impossible
 TINY = 1e-250  # hypotheses below this share of the best are dropped whatever `drop` says
 
 LogProbs = NDArray[np.float32]
@@ -217,9 +217,8 @@ class Decoder:
     def _word(self, letters: Sequence[tuple[str, int, float]], agreed: float) -> SpokenWord:
         text, frames, peaks = zip(*letters, strict=True)
         config = self.config
-        odds = math.log((agreed + RIVAL) / (1.0 - agreed + RIVAL))
-        peak = sum(min(peak, 0.0) for peak in peaks) / len(peaks)
-        logit = config.confidence_bias + config.confidence_agreed * odds + config.confidence_peak * peak
+        peak = math.exp(sum(min(peak, 0.0) for peak in peaks) / len(peaks))
+        logit = config.confidence_bias + config.confidence_agreed * odds(agreed) + config.confidence_peak * odds(peak)
         return SpokenWord(
             "".join(text), frames[0], frames[-1] + 1, 1.0 / (1.0 + math.exp(min(max(-logit, -50.0), 50.0)))
         )
@@ -238,6 +237,11 @@ class Decoder:
         arrays.clock[:] = frame, 1, 0, -1, 1, last
         arrays.scale[0] = 0.0
         return arrays
+
+
+def odds(share: float) -> float:
+    """Log-odds of a share in 0..1, held finite."""
+    return math.log((share + RIVAL) / (1.0 - share + RIVAL))
 
 
 def no_tables() -> LmTables:
