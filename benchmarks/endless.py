@@ -3,8 +3,8 @@
     python -m benchmarks.endless                                 # the default model on dev/read, 10 hours
     python -m benchmarks.endless --hours 1 --lm none --rendered
 
-Four utterances and ten seconds of random log-probabilities take turns; no utterance is ever ended. The log-probabilities
-are those of the set, over and over again.
+Four utterances of the set, over and over again, and ten seconds of random log-probabilities take turns; no utterance is
+ever ended.
 """
 
 from __future__ import annotations

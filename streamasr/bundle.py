@@ -262,8 +262,9 @@ def save(
     vocab: Vocab,
     facts: Mapping[str, Any],
     card: str,
+    **tables: Mapping[str, Any],
 ) -> None:
-    """Write a bundle: matrices in float16, the rest in float32."""
+    """Write a bundle: matrices in float16, the rest in float32; `tables`: `beam` and `confidence` of config.json."""
     import torch
     from safetensors.torch import save_file
 
@@ -280,6 +281,7 @@ def save(
         "features": to_mapping(features),
         "model": to_mapping(config),
         "facts": {"parameters": model.parameter_count, "lookahead_ms": model.lookahead_ms, **facts},
+        **{name: dict(table) for name, table in tables.items() if table},
     }
     (path / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (path / "tokens.txt").write_text("".join(token + "\n" for token in vocab.tokens), encoding="utf-8")

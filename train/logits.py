@@ -48,6 +48,7 @@ def of_model(model: Path, manifest: Path, limit: int = 0) -> list[Utterance]:
     import torch
 
     from streamasr.audio import read_whole
+    from streamasr.errors import AudioError
     from streamasr.evaluation import read_lines
     from streamasr.text import normalise
 
@@ -56,7 +57,11 @@ def of_model(model: Path, manifest: Path, limit: int = 0) -> list[Utterance]:
     print(f"hearing {name_of(manifest)}: {len(lines)} utterances", file=sys.stderr, flush=True)
     found = []
     for path, text in spread(lines, limit):
-        samples = torch.from_numpy(read_whole(path))[None]
+        try:
+            samples = torch.from_numpy(read_whole(path))[None]
+        except AudioError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
         with torch.inference_mode():
             log_probs, _ = network(samples, torch.tensor([samples.shape[1]]))
         found.append(Utterance(log_probs[0].numpy(), text))
@@ -65,17 +70,13 @@ def of_model(model: Path, manifest: Path, limit: int = 0) -> list[Utterance]:
 
 def kept(model: Path, manifest: Path, limit: int = 0) -> list[Utterance]:
     """As `of_model`, computed once for the same weights and manifest and then read from `cache_root()`/logits."""
+    from streamasr.evaluation import read_lines
     from train.data import cache_root
 
-    content = json.loads((model / "config.json").read_text("utf-8"))
-    lines = manifest / "manifest.tsv" if manifest.is_dir() else manifest
-    parts = [
-        bundle.digest(model / "weights.safetensors"),
-        json.dumps([content.get("features"), content.get("model")]),
-        str(manifest.resolve()),
-        bundle.digest(lines),
-    ]
-    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    bundle.verify(model)
+    content, lines = bundle.read_config(model), [(str(path.resolve()), text) for path, text in read_lines(manifest)]
+    parts = [bundle.digest(model / "weights.safetensors"), content.get("features"), content.get("model"), lines]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     whole, path = (cache_root() / "logits" / f"{key}{number}.npz" for number in ("", f"-{limit}" if limit else ""))
     if whole.is_file():
         return spread(read(whole), limit)
