@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -38,6 +39,8 @@ def recogniser(options: argparse.Namespace) -> Engine:
     lm_path = None if options.lm == "none" or options.beam == 1 else bundle.find_lm(options.lm)
     lm = LanguageModel.load(lm_path) if lm_path else None
     beam = model.beam_config(options.beam or 0, lm is not None)
+    if options.tail:
+        beam = dataclasses.replace(beam, tail_s=options.tail)
     phrases = read_hotwords(options.hotwords) if options.hotwords else {}
     phrases |= hotwords(options.hotword)
     endpoint, gate = engine_options.endpoint(options), engine_options.gate(options)
