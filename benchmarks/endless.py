@@ -1,8 +1,10 @@
 """One endless stream through the decoder: memory and time per frame, hour by hour.
 
-    python -m benchmarks.endless --hours 10 [--logits logits.npz] [--lm models/english-lm] [--beam 16]
+    python -m benchmarks.endless                                 # the default model on dev/read, 10 hours
+    python -m benchmarks.endless --hours 1 --lm none --rendered
 
-Real log-probabilities (or rendered ones) and random ones take turns; no utterance is ever ended.
+Four utterances of the set, over and over again, and ten seconds of random log-probabilities take turns; no utterance is
+ever ended.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from streamasr import bundle
 from streamasr.config import BeamConfig
 from streamasr.ctc import FRAME_S, Decoder
 from streamasr.lm import LanguageModel
@@ -35,12 +38,13 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=10.0)
     parser.add_argument("--beam", type=int, default=16)
     parser.add_argument("--chunk", type=int, default=25, help="frames of one call")
-    parser.add_argument("--logits", type=Path)
-    parser.add_argument("--lm", type=Path)
+    parser.add_argument("--lm", help="language model, in any form that streamasr reads; none; default: the default one")
+    logits.add_options(parser, logits.READ)
     options = parser.parse_args()
-    lm = LanguageModel.load(options.lm) if options.lm else None
+    lm_path = None if options.lm == "none" else bundle.find_lm(options.lm)
+    lm = LanguageModel.load(lm_path) if lm_path else None
     decoder = Decoder(Vocab(), BeamConfig(width=options.beam), lm=lm)
-    spoken = logits.read(options.logits) if options.logits else logits.rendered()
+    spoken = [utterance for each in logits.sets_from(options).values() for utterance in each]
     random = np.random.default_rng(0)
     state, words, spoken_frames = decoder.start(), 0, 0
     hour, chunk = round(3600 / FRAME_S), options.chunk

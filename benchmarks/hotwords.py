@@ -1,9 +1,11 @@
 """What hotwords do: errors on listed and on other words, with and without them.
 
-    python -m benchmarks.hotwords --logits logits.npz --lm models/english-lm --boosts 0.5,1,1.5,2
+    python -m benchmarks.hotwords                                     # the default model on dev/read and dev/crowd
+    python -m benchmarks.hotwords --listed 50 --boosts 0.5,1,1.5,2
 
-The list is drawn from what was said: words that occur at most `--seldom` times there and have at least five letters,
-and as many words of the language model that nobody says, so that false alarms would show.
+The list is drawn at random from what was said: words that occur at most `--seldom` times there and have at least five
+letters, and as many words of the language model that nobody says, so that false alarms would show. Such words are what
+people list: rare, and often missed. Prints a Markdown table; the row of boost 0 is without hotwords.
 """
 
 from __future__ import annotations
@@ -11,12 +13,13 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 
 import jiwer
 import numpy as np
 
-from streamasr.config import BeamConfig
+from streamasr import bundle
+from streamasr.config import BeamConfig, from_mapping
 from streamasr.ctc import Decoder
 from streamasr.hotwords import BOOST
 from streamasr.lm import LanguageModel
@@ -44,27 +47,33 @@ def errors(references: Sequence[str], hypotheses: Sequence[str], listed: set[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    logits.add_options(parser)
-    parser.add_argument("--lm", type=Path, help="language model, in any form that streamasr reads")
-    parser.add_argument("--width", type=int, default=16)
+    logits.add_options(parser, logits.READ, logits.CROWD)
+    parser.add_argument("--lm", help="language model, in any form that streamasr reads; none; default: the default one")
+    parser.add_argument("--width", type=int, default=0, help="hypotheses kept; default: the model's own number")
     parser.add_argument("--seldom", type=int, default=2)
-    parser.add_argument("--boosts", default=f"0.5,1,{BOOST},2,3")
+    parser.add_argument("--listed", type=int, default=100, help="words that are said on the list, and that are not")
+    parser.add_argument("--boosts", default=f"0.25,0.5,{BOOST:g},1.5,2,3")
     options = parser.parse_args()
-    utterances = logits.from_options(options)
-    lm = LanguageModel.load(options.lm) if options.lm else None
+    utterances = [utterance for each in logits.sets_from(options).values() for utterance in each]
+    model = bundle.find(options.model)
+    config = from_mapping(BeamConfig, bundle.read_config(model).get("beam", {}), f"{model} [beam]")
+    config = replace(config, width=options.width or config.width)
+    lm_path = None if options.lm == "none" else bundle.find_lm(options.lm)
+    lm = LanguageModel.load(lm_path) if lm_path else None
     counts = Counter(word for utterance in utterances for word in utterance.text.split())
-    listed = sorted(word for word, count in counts.items() if count <= options.seldom and len(word) >= 5)
-    unsaid = sorted({word for word in (lm.words if lm else ()) if len(word) >= 5 and word.isalpha()} - set(counts))
-    unsaid = [str(word) for word in np.random.default_rng(0).permutation(unsaid)[: len(listed)]]
+    said = sorted(word for word, count in counts.items() if count <= options.seldom and len(word) >= 5)
+    other = sorted({word for word in (lm.words if lm else ()) if len(word) >= 5 and word.isalpha()} - set(counts))
+    random = np.random.default_rng(0)
+    said, other = ([str(word) for word in random.permutation(words)[: options.listed]] for words in (said, other))
     references = [utterance.text for utterance in utterances]
-    print(f"{len(utterances)} utterances, {len(listed)} listed words that are said, {len(unsaid)} that are not")
-    print(f"{'boost':>6} {'missed, listed %':>17} {'errors, other %':>16} {'false alarms':>13}")
+    print(f"{len(utterances)} utterances, {len(said)} listed words that are said, {len(other)} that are not\n")
+    print("| boost | listed words missed % | errors on other words % | false alarms |\n|---:|---:|---:|---:|")
     for boost in (0.0, *map(float, options.boosts.split(","))):
-        hotwords = dict.fromkeys([*listed, *unsaid], boost) if boost else {}
-        decoder = Decoder(Vocab(), BeamConfig(width=options.width), lm=lm, hotwords=hotwords)
+        hotwords = dict.fromkeys([*said, *other], boost) if boost else {}
+        decoder = Decoder(Vocab(), config, lm=lm, hotwords=hotwords)
         hypotheses = [decode(decoder, utterance) for utterance in utterances]
-        missed, others, alarms = errors(references, hypotheses, {*listed, *unsaid})
-        print(f"{boost:6g} {missed:17.2f} {others:16.2f} {alarms:13d}", flush=True)
+        missed, others, alarms = errors(references, hypotheses, {*said, *other})
+        print(f"| {boost:g} | {missed:.1f} | {others:.2f} | {alarms} |", flush=True)
 
 
 if __name__ == "__main__":

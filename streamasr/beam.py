@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from streamasr.agreement import agreement, judge
 from streamasr.align import AT_FRAME, AT_NODE, AT_TOKEN, PEAK, align
-from streamasr.compiled import entry, inner
+from streamasr.compiled import entry, inner, maker
 from streamasr.gains import Models, gain, inherit, parting
 from streamasr.tree import (
     AGREED,
@@ -68,16 +68,16 @@ class Scratch(NamedTuple):
     back: NDArray[np.uint8]  # (R, 2R + 2)
 
 
-@inner
+@maker
 def _scratch(width: int, recent: int, vocabulary: int) -> Scratch:
     states = 2 * recent + 2
     return Scratch(
-        np.zeros(vocabulary),
-        np.zeros((width, 5)),
-        np.zeros((width, 3), np.int32),
-        np.zeros((recent, 3), np.int32),
-        np.zeros((3, states)),
-        np.zeros((recent, states), np.uint8),
+        np.empty(vocabulary),
+        np.empty((width, 5)),
+        np.empty((width, 3), np.int32),
+        np.empty((recent, 3), np.int32),
+        np.empty((3, states)),
+        np.empty((recent, states), np.uint8),
     )
 
 
@@ -314,7 +314,7 @@ def _fault(rows: NDArray[np.float32]) -> int:
     return FINE
 
 
-@inner
+@maker
 def _moved(s: Arrays, frames: int) -> Arrays:
     """A copy of the state, with room for the nodes that `frames` may add."""
     width, held, used = s.beam.shape[0], s.recent.shape[0], s.clock[FRESH]
@@ -323,6 +323,28 @@ def _moved(s: Arrays, frames: int) -> Arrays:
     values = np.empty((room, s.values.shape[1]))
     nodes[:used], values[:used] = s.nodes[:used], s.values[:used]
     return Arrays(nodes, values, s.beam.copy(), s.masses.copy(), s.recent.copy(), s.clock.copy(), s.scale.copy())
+
+
+@inner
+def _run(
+    log_probs: NDArray[np.float32], s: Arrays, options: Options, m: Models, out: NDArray[np.float64], w: Scratch
+) -> int:
+    """Move the stream over the frames, in place; committed tokens go to `out`. Returns their number."""
+    width, held = s.beam.shape[0], s.recent.shape[0]
+    filled = np.int64(0)
+    for t in range(log_probs.shape[0]):
+        row = log_probs[t]
+        kept = s.recent[s.clock[FRAME] % held]
+        for token in range(log_probs.shape[1]):
+            kept[token] = row[token]
+        top = _emit(row, options.prune, width == 1, w)
+        count = _extend(s, m, _stay(s, w), w)
+        _replace(s, m, count, options.drop, w)
+        s.scale[0] += top + np.log(w.sums[0, SCORE])
+        s.clock[FRAME] += 1
+        judge(s, m.space)
+        filled += _commit(s, out, filled, w)
+    return filled  # type: ignore[no-any-return]
 
 
 @entry
@@ -340,22 +362,8 @@ def search(
     if fault != FINE:
         return fault, before, np.empty((0, 4)), 0
     s = _moved(before, frames)
-    width, held = s.beam.shape[0], s.recent.shape[0]
-    w = _scratch(width, held, vocabulary)
-    out = np.empty((frames + held, 4))
-    filled = 0
-    for t in range(frames):
-        row = log_probs[t]
-        kept = s.recent[s.clock[FRAME] % held]
-        for token in range(vocabulary):
-            kept[token] = row[token]
-        top = _emit(row, options.prune, width == 1, w)
-        count = _extend(s, m, _stay(s, w), w)
-        _replace(s, m, count, options.drop, w)
-        s.scale[0] += top + np.log(w.sums[0, SCORE])
-        s.clock[FRAME] += 1
-        judge(s, m.space)
-        filled += _commit(s, out, filled, w)
+    out = np.empty((frames + s.recent.shape[0], 4))
+    filled = _run(log_probs, s, options, m, out, _scratch(s.beam.shape[0], s.recent.shape[0], vocabulary))
     return FINE, s, out, filled
 
 

@@ -6,11 +6,19 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamasr.config import FeatureConfig, ModelConfig, from_mapping, to_mapping
+from streamasr.config import (
+    DECODINGS,
+    BeamConfig,
+    ConfidenceConfig,
+    FeatureConfig,
+    ModelConfig,
+    from_mapping,
+    to_mapping,
+)
 from streamasr.errors import BundleError, ChecksumError, ConfigError
 from streamasr.text import Vocab
 
@@ -20,12 +28,19 @@ if TYPE_CHECKING:
 DEFAULT_NAME = "small"
 DEFAULT_LM = "english-lm"
 FORMAT = 1
+KEYS = ("format", "kind", "features", "model", "facts", "beam", "confidence")
 CHECKED = ("config.json", "tokens.txt", "weights.safetensors")
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model ready to run. `facts` is what config.json tells of its training."""
+    """A model ready to run.
+
+    Attributes:
+        facts: what config.json tells of its training.
+        beam: the decoder's numbers, tuned for this model.
+        confidence: the calibrated weights of confidences, for each of `config.DECODINGS` that was calibrated.
+    """
 
     name: str
     path: Path
@@ -34,6 +49,21 @@ class Bundle:
     model_config: ModelConfig
     vocab: Vocab
     facts: Mapping[str, Any]
+    beam: BeamConfig = field(default_factory=BeamConfig)
+    confidence: Mapping[str, ConfidenceConfig] = field(default_factory=dict)
+
+    def beam_config(self, width: int = 0, lm: bool = True) -> BeamConfig:
+        """The decoder's numbers for a width (0: the model's own), with or without a language model."""
+        beam = replace(self.beam, width=width or self.beam.width)
+        calibrated = self.confidence.get("greedy" if beam.width == 1 else "language_model" if lm else "letters")
+        if calibrated is None:
+            return beam
+        return replace(
+            beam,
+            confidence_bias=calibrated.bias,
+            confidence_agreed=calibrated.agreed,
+            confidence_peak=calibrated.peak,
+        )
 
 
 @dataclass(frozen=True)
@@ -95,7 +125,7 @@ def available() -> list[Summary]:
     found: dict[str, Summary] = {}
     for folder in folders():
         for path in sorted(folder.glob("*/config.json")):
-            content = _read_config(path)
+            content = read_config(path)
             if content.get("kind") == "acoustic" and path.parent.name not in found:
                 facts = content.get("facts", {})
                 found[path.parent.name] = Summary(
@@ -110,7 +140,13 @@ def available() -> list[Summary]:
     return list(found.values())
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """The content of a config.json, unchecked.
+
+    Raises:
+        BundleError: it cannot be read.
+    """
+    path = path / "config.json" if path.is_dir() else path
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -157,20 +193,20 @@ def load(name_or_path: str | None = None, device: str = "cpu", precision: str = 
     """
     path = find(name_or_path)
     verify(path)
-    content = _read_config(path / "config.json")
+    content = read_config(path / "config.json")
     if content.get("format") != FORMAT:
         raise BundleError(
             f"{path / 'config.json'} has the format {content.get('format')!r}", f"format {FORMAT}", "Update streamasr."
         )
-    unknown = set(content) - {"format", "kind", "features", "model", "facts"}
+    unknown = set(content) - set(KEYS)
     if unknown:
         raise ConfigError(
-            f"{path / 'config.json'} has the unknown key {sorted(unknown)[0]!r}",
-            "format, kind, features, model, facts",
-            "Remove the key.",
+            f"{path / 'config.json'} has the unknown key {sorted(unknown)[0]!r}", ", ".join(KEYS), "Remove the key."
         )
     features = from_mapping(FeatureConfig, content.get("features", {}), f"{path / 'config.json'} [features]")
     config = from_mapping(ModelConfig, content.get("model", {}), f"{path / 'config.json'} [model]")
+    beam = from_mapping(BeamConfig, content.get("beam", {}), f"{path / 'config.json'} [beam]")
+    confidence = _confidence(content.get("confidence", {}), f"{path / 'config.json'} [confidence]")
     vocab = Vocab(tuple((path / "tokens.txt").read_text(encoding="utf-8").split("\n")[:-1]))
 
     from safetensors import SafetensorError
@@ -190,7 +226,32 @@ def load(name_or_path: str | None = None, device: str = "cpu", precision: str = 
     model = model.to(device).eval().requires_grad_(False)
     if model.features.window.device.type == "cpu":
         model.prepare(precision)
-    return Bundle(path.name, path, model, features, config, vocab, content.get("facts", {}))
+    return Bundle(path.name, path, model, features, config, vocab, content.get("facts", {}), beam, confidence)
+
+
+def _confidence(tables: Any, where: str) -> dict[str, ConfidenceConfig]:
+    if not isinstance(tables, dict) or set(tables) - set(DECODINGS):
+        got = sorted(set(tables) - set(DECODINGS))[0] if isinstance(tables, dict) else tables
+        raise ConfigError(f"{where} has {got!r}", f"tables of {', '.join(DECODINGS)}", "Calibrate the model again.")
+    return {name: from_mapping(ConfidenceConfig, table, f"{where} {name}") for name, table in tables.items()}
+
+
+def amend(path: Path, **tables: Mapping[str, Any]) -> None:
+    """Put tables of config.json, such as `beam` and `confidence`, in the place of those of a bundle on disk.
+
+    Raises:
+        BundleError: config.json cannot be read. ChecksumError: the bundle is damaged.
+    """
+    verify(path)
+    content = {**read_config(path / "config.json"), **tables}
+    (path / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    _sum(path)
+
+
+def _sum(path: Path) -> None:
+    """Write the checksums of a bundle."""
+    sums = "".join(f"{digest(path / name)}  {name}\n" for name in CHECKED)
+    (path / "SHA256SUMS").write_text(sums, encoding="utf-8")
 
 
 def save(
@@ -201,8 +262,9 @@ def save(
     vocab: Vocab,
     facts: Mapping[str, Any],
     card: str,
+    **tables: Mapping[str, Any],
 ) -> None:
-    """Write a bundle: matrices in float16, the rest in float32."""
+    """Write a bundle: matrices in float16, the rest in float32; `tables`: `beam` and `confidence` of config.json."""
     import torch
     from safetensors.torch import save_file
 
@@ -219,9 +281,9 @@ def save(
         "features": to_mapping(features),
         "model": to_mapping(config),
         "facts": {"parameters": model.parameter_count, "lookahead_ms": model.lookahead_ms, **facts},
+        **{name: dict(table) for name, table in tables.items() if table},
     }
     (path / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (path / "tokens.txt").write_text("".join(token + "\n" for token in vocab.tokens), encoding="utf-8")
     (path / "CARD.md").write_text(card, encoding="utf-8")
-    sums = "".join(f"{digest(path / name)}  {name}\n" for name in CHECKED)
-    (path / "SHA256SUMS").write_text(sums, encoding="utf-8")
+    _sum(path)

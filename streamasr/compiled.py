@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from numba import njit
+from numba import njit, typeof
+from numba.core.cpu import CPUTargetOptions
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 
-SOURCES = ("agreement", "align", "beam", "gains", "lexicon", "lm", "ngram", "tree")
+UNCOUNTED = {"_nrt": False} if hasattr(CPUTargetOptions, "_nrt") else {}  # it is not documented and may go
+SOURCES = ("agreement", "align", "beam", "compiled", "gains", "lexicon", "lm", "ngram", "tree")
 
 
 def _digest() -> str:
@@ -29,5 +31,32 @@ def entry(function: FunctionT) -> FunctionT:
 
 
 def inner(function: FunctionT) -> FunctionT:
-    """Compile a function that only compiled code calls: no wrappers, so that the first use is not kept waiting."""
+    """Compile a function that only compiled code calls: no wrappers, so that the first use is not kept waiting.
+
+    It must not allocate: references to arrays are not counted in it, as its caller holds them. numba would count at
+    every access to a field of a tuple, which took longer than the search itself.
+    """
+    return njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True, **UNCOUNTED)(function)  # type: ignore
+
+
+def maker(function: FunctionT) -> FunctionT:
+    """As `inner`, for a function that allocates arrays."""
     return njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)  # type: ignore
+
+
+def shared(function: FunctionT) -> FunctionT:
+    """Compile a function that both Python and compiled code call; it must not allocate, as in `inner`."""
+    return njit(cache=True, nogil=True, forceinline=True, **UNCOUNTED)(function)  # type: ignore
+
+
+def chosen(function: FunctionT, *arguments: object) -> FunctionT:
+    """The machine code of an `entry` for arguments of the types of these, compiled if it is not yet.
+
+    To call it spares numba from looking at the type of each array, which took a quarter of a call of 4 frames. It must
+    be given the same types every time: they are not checked any more.
+    """
+    if not hasattr(function, "get_overload"):  # numba is switched off (NUMBA_DISABLE_JIT)
+        return function
+    types = tuple(map(typeof, arguments))
+    function.compile(types)  # type: ignore[attr-defined]
+    return function.get_overload(types)  # type: ignore[no-any-return]

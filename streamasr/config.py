@@ -74,7 +74,7 @@ class BeamConfig:
         alpha, beta: weight of the language model, and the log-score that every word gains with it.
         unknown: log-score, before alpha, of each letter of a word unknown to the language model, on top of its own.
         confidence_bias, confidence_agreed, confidence_peak: a word's confidence is the logistic function of bias +
-            agreed * log-odds of its share of the beam + peak * mean log-probability of its letters.
+            agreed * log-odds of its share of the beam + peak * log-odds of its letters' probability (geometric mean).
     """
 
     width: int = 16
@@ -84,9 +84,21 @@ class BeamConfig:
     alpha: float = 0.55
     beta: float = 0.5
     unknown: float = -2.0
-    confidence_bias: float = -0.5
-    confidence_agreed: float = 0.8
-    confidence_peak: float = 0.5
+    confidence_bias: float = -1.0
+    confidence_agreed: float = 0.45
+    confidence_peak: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class ConfidenceConfig:
+    """The weights of a word's confidence, see `BeamConfig`; calibrated for one way to decode."""
+
+    bias: float = BeamConfig.confidence_bias
+    agreed: float = BeamConfig.confidence_agreed
+    peak: float = BeamConfig.confidence_peak
+
+
+DECODINGS = ("language_model", "letters", "greedy")  # ways to decode: a beam with a language model, without, no beam
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +140,8 @@ def from_mapping(kind: type[ConfigT], values: Mapping[str, Any], where: str) -> 
     Raises:
         ConfigError: an unknown key (the nearest known one is named), or a value of the wrong type.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} is {values!r}", "a table of keys and values", "Correct the file.")
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     defaults = kind()
     checked: dict[str, Any] = {}

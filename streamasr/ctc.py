@@ -10,14 +10,16 @@ The search itself is compiled: see `beam` for it and for its source.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamasr import beam, tree
+from streamasr.compiled import chosen
 from streamasr.config import BeamConfig
 from streamasr.errors import DecoderError
 from streamasr.gains import Models
@@ -26,7 +28,7 @@ from streamasr.lm import LanguageModel, LmTables
 from streamasr.text import ALPHABET, Vocab
 
 FRAME_S = 0.04
-RIVAL = 1e-4  # share of the beam that is granted to unseen rivals of a word
+RIVAL = 1e-4  # share that is granted to unseen rivals, and to what looks impossible
 TINY = 1e-250  # hypotheses below this share of the best are dropped whatever `drop` says
 
 LogProbs = NDArray[np.float32]
@@ -86,24 +88,12 @@ class Decoder:
         hotwords: Mapping[str, float] | None = None,
     ) -> None:
         self.vocab, self.config = vocab, config or BeamConfig()
+        _check(self.config, frame_s)
         width, tail = self.config.width, round(self.config.tail_s / frame_s)
-        if width < 1:
-            raise DecoderError(f"the beam has width {width}", "1 (greedy) or more", "Correct beam.width.")
-        if tail < 1:
-            raise DecoderError(
-                f"the tail of {self.config.tail_s:g} s is shorter than a frame", "", "Raise beam.tail_s."
-            )
-        for name, value in (("prune", self.config.prune), ("drop", self.config.drop)):
-            if not value < 0:
-                raise DecoderError(f"beam.{name} is {value:g}", "a number below 0", f"Correct beam.{name}.")
-        if self.config.alpha < 0:
-            raise DecoderError(f"beam.alpha is {self.config.alpha:g}", "0 or more", "Correct beam.alpha.")
-        if not self.config.unknown <= 0:
-            raise DecoderError(f"beam.unknown is {self.config.unknown:g}", "0 or less", "Correct beam.unknown.")
         if lm and vocab.tokens != ALPHABET:
             got = f"the language model spells with other characters than the model's {len(vocab)} tokens"
             raise DecoderError(got, "the tokens " + "".join(ALPHABET), "Decode without the language model.")
-        self._width, self._tail, self._space = width, tail, vocab.space
+        self._width, self._tail, self._space, self._tokens = width, tail, vocab.space, len(vocab)
         tables = lm.tables if lm else no_tables()
         tables = tables._replace(unknown_per_letter=float(tables.unknown_per_letter + self.config.unknown))
         phrases = build(hotwords or {}, vocab)
@@ -119,6 +109,9 @@ class Decoder:
             phrases.paid,
             tables,
         )
+        arrays = self.start().arrays
+        self._search = chosen(beam.search, arrays.recent, arrays, self._options, self._models)
+        self._best = chosen(beam.trace, arrays, self._models, False, np.empty((0, 4)))
 
     def start(self) -> BeamState:
         """The state before the first frame: one hypothesis, the empty text."""
@@ -128,7 +121,7 @@ class Decoder:
             values=np.zeros((width + 1, tree.VALUE_FIELDS)),
             beam=np.zeros(width, np.int32),
             masses=np.zeros((width, 2)),
-            recent=np.zeros((self._tail + 1, len(self.vocab)), np.float32),
+            recent=np.zeros((self._tail + 1, self._tokens), np.float32),
             clock=np.zeros(tree.CLOCK_FIELDS, np.int64),
             scale=np.zeros(1),
         )
@@ -140,18 +133,16 @@ class Decoder:
         Raises:
             DecoderError: another number of tokens than the vocabulary, NaN, +inf, or a frame where nothing is possible.
         """
-        if np.ndim(log_probs) != 2 or np.shape(log_probs)[1] != len(self.vocab):
-            got = f"logits of shape {np.shape(log_probs)}"
-            raise DecoderError(
-                got, f"(frames, {len(self.vocab)}), one column for each token", "Use the model's tokens."
-            )
-        if not len(log_probs):
+        rows = np.asarray(log_probs, np.float32, order="C")
+        if rows.ndim != 2 or rows.shape[1] != self._tokens:
+            got = f"logits of shape {rows.shape}"
+            raise DecoderError(got, f"(frames, {self._tokens}), one column for each token", "Use the model's tokens.")
+        if not len(rows):
             return state
-        rows = np.ascontiguousarray(log_probs, np.float32)
-        fault, arrays, out, filled = beam.search(rows, state.arrays, self._options, self._models)
+        fault, arrays, out, filled = self._search(rows, state.arrays, self._options, self._models)
         if fault != beam.FINE:
             raise _fault(fault)
-        state = BeamState(tree.Arrays(*arrays), state.text, state.words, state.growing)
+        state = BeamState(arrays, state.text, state.words, state.growing)
         return self._append(state, out[:filled]) if filled else state
 
     def read(self, state: BeamState) -> Reading:
@@ -203,7 +194,7 @@ class Decoder:
     def _trace(self, state: BeamState, ended: bool) -> tuple[BeamState, float]:
         """The state with its best hypothesis committed, but for the tree; the agreement on its last word."""
         out = np.empty((len(state.arrays.recent), 4))
-        count, agreed = beam.trace(state.arrays, self._models, ended, out)
+        count, agreed = self._best(state.arrays, self._models, ended, out)
         if ended and count:
             state.arrays.clock[tree.LAST] = int(out[count - 1, beam.FRAME_OUT])
         return self._append(state, out[:count]), agreed
@@ -226,9 +217,8 @@ class Decoder:
     def _word(self, letters: Sequence[tuple[str, int, float]], agreed: float) -> SpokenWord:
         text, frames, peaks = zip(*letters, strict=True)
         config = self.config
-        odds = math.log((agreed + RIVAL) / (1.0 - agreed + RIVAL))
-        peak = sum(min(peak, 0.0) for peak in peaks) / len(peaks)
-        logit = config.confidence_bias + config.confidence_agreed * odds + config.confidence_peak * peak
+        peak = math.exp(sum(min(peak, 0.0) for peak in peaks) / len(peaks))
+        logit = config.confidence_bias + config.confidence_agreed * odds(agreed) + config.confidence_peak * odds(peak)
         return SpokenWord(
             "".join(text), frames[0], frames[-1] + 1, 1.0 / (1.0 + math.exp(min(max(-logit, -50.0), 50.0)))
         )
@@ -249,6 +239,11 @@ class Decoder:
         return arrays
 
 
+def odds(share: float) -> float:
+    """Log-odds of a share in 0..1, held finite."""
+    return math.log((share + RIVAL) / (1.0 - share + RIVAL))
+
+
 def no_tables() -> LmTables:
     """A language model that says nothing."""
     ints, floats, masks = np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.uint32)
@@ -257,6 +252,24 @@ def no_tables() -> LmTables:
 
 def _copy(arrays: tree.Arrays) -> tree.Arrays:
     return tree.Arrays(*(array.copy() for array in arrays))
+
+
+def _check(config: BeamConfig, frame_s: float) -> None:
+    """Refuse numbers that the search has no use for; a NaN is none of them."""
+    seen = dataclasses.asdict(config)
+    rules: list[tuple[str, str, Callable[[float], bool]]] = [
+        ("width", "1 (greedy) or more", lambda x: x >= 1),
+        ("tail_s", f"at least a frame, {frame_s:g} s", lambda x: frame_s / 2 < x < math.inf),
+        ("prune", "a number below 0", lambda x: x < 0),
+        ("drop", "a number below 0", lambda x: x < 0),
+        ("alpha", "0 or more", lambda x: 0 <= x < math.inf),
+        ("beta", "a finite number", math.isfinite),
+        ("unknown", "0 or less", lambda x: -math.inf < x <= 0),
+        *((f"confidence_{name}", "a finite number", math.isfinite) for name in ("bias", "agreed", "peak")),
+    ]
+    for name, expected, fits in rules:
+        if not fits(seen[name]):
+            raise DecoderError(f"beam.{name} is {seen[name]:g}", expected, f"Correct beam.{name}.")
 
 
 def _fault(fault: int) -> DecoderError:

@@ -89,6 +89,7 @@ class Engine:
     """Streams through one model. The model is only read, so an engine may serve several threads.
 
     Args:
+        beam: the decoder's numbers; None: those of the model.
         gate: spares the network where there is no voice; None: the network hears everything.
 
     Raises:
@@ -116,7 +117,8 @@ class Engine:
         self.frame_s = self.model.frame_ms / 1000
         self.rate_hz = bundle.feature_config.rate_hz
         self.lm, self.gate = lm, gate
-        self.decoder = Decoder(bundle.vocab, beam or BeamConfig(), self.frame_s, lm, hotwords)
+        beam = beam or bundle.beam_config(lm=lm is not None)
+        self.decoder = Decoder(bundle.vocab, beam, self.frame_s, lm, hotwords)
         self.endpointer = Endpointer(endpoint or EndpointConfig(), self.model.frame_ms, bundle.vocab.space)
         self._stride = self.model.network.stride
         self._kept = round(WARM_SPEECH_S / self.frame_s) * self._stride + self.model.network.right + 2 * self._stride

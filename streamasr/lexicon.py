@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from streamasr.compiled import shared
 
 A = 2
 LONGEST = 64  # letters; longer words are left out
@@ -26,7 +27,7 @@ class Lexicon(NamedTuple):
     best: NDArray[np.float32]  # highest unigram log-probability of the words that begin with this prefix
 
 
-@njit(cache=True)
+@shared
 def descend(mask: NDArray[np.uint32], first: NDArray[np.int32], node: int, character: int) -> int:
     """The child of `node` for a character, or -1 (also for a `node` of -1)."""
     if node < 0 or (mask[node] >> np.uint32(character)) & np.uint32(1) == 0:

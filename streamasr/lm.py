@@ -31,6 +31,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from streamasr.arpa import read_arpa, write_arpa
+from streamasr.compiled import shared
 from streamasr.errors import BundleError
 from streamasr.kenlm_file import MAGIC, read_kenlm
 from streamasr.lexicon import descend, spell
@@ -79,7 +80,7 @@ class Perplexity(NamedTuple):
     log_prob: float
 
 
-@njit(cache=True)
+@shared
 def score(tables: LmTables, state: int, word: int) -> tuple[float, int]:
     """log p(word | state) and the history after the word; `word` is any number from 0 (unknown) on."""
     total = 0.0
@@ -100,20 +101,20 @@ def score(tables: LmTables, state: int, word: int) -> tuple[float, int]:
     return total, np.int64(tables.state[found])
 
 
-@njit(cache=True)
+@shared
 def score_unknown(tables: LmTables, state: int, letters: int) -> tuple[float, int]:
     """The price of a word of that many letters that is not in the vocabulary, and the history after it."""
     price, after = score(tables, state, 0)
     return price + tables.unknown_per_letter * letters, after
 
 
-@njit(cache=True)
+@shared
 def child(tables: LmTables, node: int, token: int) -> int:
     """The node of the prefix one letter longer, or -1; `token` as the acoustic model numbers characters (1..28)."""
     return descend(tables.trie_mask, tables.trie_first, node, token)
 
 
-@njit(cache=True)
+@shared
 def word_at(tables: LmTables, node: int) -> int:
     """The number of the word that ends at this node of the lexicon, or -1 (also for a `node` of -1)."""
     if node < 0:

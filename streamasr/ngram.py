@@ -17,6 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from streamasr.compiled import shared
 from streamasr.errors import DecoderError
 
 UNKNOWN, START, END = 0, 1, 2
@@ -50,7 +51,7 @@ class Trie(NamedTuple):
     counts: tuple[int, ...]  # n-grams of each order
 
 
-@njit(cache=True)
+@shared
 def find(first: Ints, word: Ints, node: int, wanted: int) -> int:
     """The child of `node` for the word `wanted`, or -1; binary search."""
     if node == 0:

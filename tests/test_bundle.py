@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from streamasr import bundle
+from streamasr.config import BeamConfig
+from streamasr.engine import Engine
 from streamasr.errors import BundleError, ChecksumError, ConfigError
 from streamasr.features import LogMel
 from tests.conftest import TINY, make_tiny_bundle
@@ -97,8 +100,6 @@ def test_config_that_is_no_json(copy: Path) -> None:
 
 
 def test_weights_of_another_shape(copy: Path, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     other = make_tiny_bundle(tmp_path / "other", replace(TINY, size=16))
     shutil.copy(other / "weights.safetensors", copy / "weights.safetensors")
     resum(copy)
@@ -111,3 +112,42 @@ def test_damaged_weights_with_a_matching_sum(copy: Path) -> None:
     resum(copy)
     with pytest.raises(BundleError, match="does not fit"):
         bundle.load(str(copy))
+
+
+def test_a_model_carries_the_numbers_of_its_decoder(copy: Path) -> None:
+    plain = bundle.load(str(copy))
+    assert plain.beam_config() == plain.beam_config(lm=False) == BeamConfig()
+    bundle.amend(
+        copy,
+        beam={"alpha": 0.7, "beta": 1, "unknown": -3.0, "width": 8},
+        confidence={"language_model": {"bias": 0.1, "agreed": 0.2, "peak": 0.3}, "greedy": {"agreed": 0.0}},
+    )
+    loaded = bundle.load(str(copy))
+    tuned = BeamConfig(width=8, alpha=0.7, beta=1.0, unknown=-3.0)
+    calibrated = replace(tuned, confidence_bias=0.1, confidence_agreed=0.2, confidence_peak=0.3)
+    assert loaded.beam_config() == calibrated and loaded.beam_config(lm=False) == tuned
+    assert loaded.beam_config(width=32) == replace(calibrated, width=32)
+    assert loaded.beam_config(width=1) == replace(tuned, width=1, confidence_agreed=0.0)
+    assert Engine(loaded).decoder.config == tuned and Engine(loaded, BeamConfig()).decoder.config == BeamConfig()
+    bundle.amend(copy, beam={"alpha": 0.6})  # the other table stays
+    assert bundle.load(str(copy)).beam_config().confidence_bias == 0.1
+    assert bundle.load(str(copy)).beam_config().alpha == 0.6
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"beam": {"alfa": 1.0}}, "unknown key 'alfa'.*'alpha'"),
+        ({"beam": {"alpha": "strong"}}, "alpha = 'strong'"),
+        ({"beam": [1]}, r"\[beam\] is \[1\]"),
+        ({"confidence": {"loud": {}}}, "'loud'.*language_model"),
+        ({"confidence": {"greedy": {"bias": None}}}, "greedy has bias = None"),
+        ({"confidence": 3}, "has 3"),
+        ({"confidence": {"greedy": 3}}, "greedy is 3"),
+    ],
+)
+def test_wrong_numbers_of_the_decoder(copy: Path, tables: dict[str, object], said: str) -> None:
+    edit_config(copy, **tables)
+    with pytest.raises(ConfigError, match=said) as error:
+        bundle.load(str(copy))
+    assert "\n" not in str(error.value)

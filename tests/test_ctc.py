@@ -201,6 +201,14 @@ def test_an_endless_stream_keeps_its_size() -> None:
     assert state.frames == decoder.finish(state)[1].frames
 
 
+def test_logits_of_any_layout_are_read_alike() -> None:
+    decoder, rows = Decoder(FULL), render("any kind of array", FULL)
+    fixed, whole = rows.copy(), decoder.step(rows, decoder.start())
+    fixed.flags.writeable = False
+    for same in (fixed, np.asfortranarray(rows), rows.astype(np.float64), np.repeat(rows, 2, 0)[::2], rows.tolist()):
+        assert decoder.hypotheses(decoder.step(same, decoder.start())) == decoder.hypotheses(whole)
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
@@ -219,8 +227,12 @@ def test_bad_logits_are_one_clear_line(rows: np.ndarray, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [{"width": 0}, {"tail_s": 0.0}, {"prune": 0.0}, {"drop": float("nan")}, {"alpha": -1.0}]
+    "config",
+    [{"width": 0}, {"tail_s": 0.0}, {"prune": 0.0}, {"drop": float("nan")}, {"alpha": -1.0}]
+    + [{name: float("nan")} for name in ("alpha", "beta", "unknown", "prune", "tail_s")]
+    + [{"beta": float("inf")}, {"unknown": 1.0}, {"unknown": -float("inf")}],
 )
 def test_bad_options_are_one_clear_line(config: dict[str, float]) -> None:
-    with pytest.raises(DecoderError):
+    with pytest.raises(DecoderError) as error:
         Decoder(FULL, BeamConfig(**config))  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Release a checkpoint into `models/`: `python -m train.export RUN models/NAME --dev MANIFEST`."""
+"""Release a checkpoint into `models/`: `python -m train.export RUN models/NAME --dev MANIFEST --tune`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from streamasr.evaluation import evaluate
 from streamasr.lm import LanguageModel
 from streamasr.model import AsrModel
 from streamasr.text import Vocab
+from train import calibrate, logits, tune
 from train.checkpoint import load_model
 from train.data import Corpus, cache_root
 from train.evaluate import word_errors
@@ -77,6 +78,9 @@ def card(
         greedy, beam = measured[0], measured[-1]
         shown = f"{beam['wer']:.1f} | {beam['rtf']:.3f}" if len(measured) > 1 else f"- | {greedy['rtf']:.3f}"
         rows.append(f"| {manifest} | {greedy['wer']:.1f} | {greedy['cer']:.1f} | {shown} | {greedy['utterances']} |")
+    errors = facts.get("calibration_error", {})
+    shown = ", ".join(f"{error:.3f} ({way.replace('_', ' ')})" for way, error in errors.items())
+    confidences = ["", f"Expected calibration error of word confidences, on held-out words: {shown}."] if shown else []
     return "\n".join(
         [
             f"# {name}",
@@ -98,6 +102,7 @@ def card(
             *rows,
             "",
             f"RTF: real-time factor on one stream, on {facts['measured_on']}.",
+            *confidences,
             "",
             "## Known failures",
             "",
@@ -127,12 +132,23 @@ def measure_whole(model: AsrModel, manifest: Path, limit: int) -> dict[str, Any]
 
 
 def export(
-    source: Path, target: Path, dev: list[Path], command: str, *, limit: int = 0
+    source: Path,
+    target: Path,
+    dev: list[Path],
+    command: str,
+    *,
+    limit: int = 0,
+    tuned: bool = False,
+    picture: Path | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Write a bundle from a checkpoint, measured on manifests.
 
+    The decoder's numbers and the weights of confidences stay those of the bundle that `target` may hold already.
+
     Args:
         limit: utterances of each manifest to measure on (0: all).
+        tuned: tune the decoder of a streaming model and calibrate its confidences on the manifests first.
+        picture: where the reliability diagram of the confidences goes.
 
     Returns:
         for each manifest the figures with greedy search, and with the beam and the default language model; of an
@@ -153,20 +169,41 @@ def export(
         "commit": commit.strip() or "unknown",
     }
     arguments = (model, model.features.config, model.config, Vocab())
-    bundle.save(target, *arguments, facts, f"# {target.name}\n")
+    bundle.save(target, *arguments, facts, f"# {target.name}\n", **tables_of(target))
+    if tuned and dev and facts["streaming"]:
+        tune_and_calibrate(target, dev, limit, picture)
+        facts["calibration_error"] = bundle.read_config(target)["facts"].get("calibration_error", {})
     figures: dict[str, list[dict[str, Any]]] = {}
     loaded = bundle.load(str(target.resolve()))
     lm_path = bundle.find_lm(None)
     lm = LanguageModel.load(lm_path) if lm_path else None
     for manifest in dev:
         if facts["streaming"]:
-            engines = [Engine(loaded, BeamConfig(width=1)), Engine(loaded, lm=lm)]
+            engines = [Engine(loaded, loaded.beam_config(width=1)), Engine(loaded, lm=lm)]
             figures[set_name(manifest)] = [evaluate(manifest, engine, limit) for engine in engines]
         else:
             figures[set_name(manifest)] = [measure_whole(loaded.model, manifest, limit)]
     facts["wer"] = {name: measured[-1]["wer"] for name, measured in figures.items()}
-    bundle.save(target, *arguments, facts, card(target.name, config, facts, figures, command))
+    text = card(target.name, config, facts, figures, command)
+    bundle.save(target, *arguments, facts, text, **tables_of(target))
     return figures
+
+
+def tables_of(target: Path) -> dict[str, Any]:
+    """The decoder's tables of a bundle on disk; none where there is no bundle."""
+    content = bundle.read_config(target) if (target / "config.json").is_file() else {}
+    return {name: content[name] for name in ("beam", "confidence") if name in content}
+
+
+def tune_and_calibrate(target: Path, dev: list[Path], limit: int = 0, picture: Path | None = None) -> None:
+    """Put into a bundle what its decoder and its confidences need, found on the manifests."""
+    target = target.resolve()
+    sets = {logits.name_of(manifest): logits.kept(target, manifest, limit) for manifest in dev}
+    lm_path = bundle.find_lm(None)
+    lm = LanguageModel.load(lm_path) if lm_path else None
+    if lm:
+        tune.write(target, tune.tune(BeamConfig(), lm, sets))
+    calibrate.write(target, calibrate.calibrate(calibrate.ways(target), lm, sets, picture))
 
 
 def main() -> int:
@@ -176,6 +213,8 @@ def main() -> int:
     parser.add_argument("target", type=Path, help="for example models/small")
     parser.add_argument("--dev", type=Path, action="append", default=[], help="a manifest or directory to measure on")
     parser.add_argument("--limit", type=int, default=0, help="utterances of each to measure on; all by default")
+    parser.add_argument("--tune", action="store_true", help="tune the decoder and calibrate confidences on them first")
+    parser.add_argument("--plot", type=Path, help="with --tune: write the reliability diagram to this picture")
     arguments = parser.parse_args()
     named = cache_root() / "runs" / arguments.run / "latest.pt"
     try:
@@ -185,6 +224,8 @@ def main() -> int:
             arguments.dev,
             f"python -m train.export {arguments.run} {arguments.target}",
             limit=arguments.limit,
+            tuned=arguments.tune,
+            picture=arguments.plot,
         )
     except StreamasrError as error:
         print(f"train.export: {error}", file=sys.stderr)

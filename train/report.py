@@ -110,6 +110,8 @@ def table_of_figures(trained: list[Trained]) -> list[str]:
 def write_report(folder: Path, title: str, trained: list[Trained], dev: list[Path], *, samples: int = 12) -> Path:
     """Write `report.md` and its pictures into `folder`; returns the path of the former.
 
+    A `reliability.png` that lies there, as `train.calibrate` draws it, is shown, too.
+
     Args:
         trained: the models, the offline one first where there are two.
         dev: development sets; sample hypotheses and the spectrogram are of the first.
@@ -152,6 +154,8 @@ def write_report(folder: Path, title: str, trained: list[Trained], dev: list[Pat
         shown = min(chosen, key=lambda index: abs(corpus.seconds(index) - 5))
         draw_spikes(trained, corpus, shown, folder / "spikes.png")
         lines += ["", "## Spectrogram and spikes", "", "![spikes](spikes.png)", ""]
+    if (folder / "reliability.png").is_file():
+        lines += ["", "## Confidences", "", "![share of right words by confidence](reliability.png)", ""]
     path = folder / "report.md"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

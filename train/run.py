@@ -106,13 +106,22 @@ def run(
 
     models = Path(recipe.models) if recipe.models else cache_root() / "models"
     manifests = [Path(manifest) for manifest in streaming.data.dev]
+    folder = checkpoints[-1].parent / "report"
     trained = []
     for config, checkpoint in zip(runs, checkpoints, strict=True):
         label = "offline" if config.model.bidirectional else "streaming"
         print(f"releasing {models / config.run.name}", flush=True)
-        figures = export(checkpoint, models / config.run.name, manifests, command, limit=recipe.eval_utterances)
+        figures = export(
+            checkpoint,
+            models / config.run.name,
+            manifests,
+            command,
+            limit=recipe.eval_utterances,
+            tuned=True,
+            picture=folder / "reliability.png",
+        )
         trained.append(Trained(label, checkpoint.parent, load_model(checkpoint)[0], figures))
-    report = write_report(checkpoints[-1].parent / "report", streaming.run.name, trained, manifests)
+    report = write_report(folder, streaming.run.name, trained, manifests)
     print(report.read_text(encoding="utf-8"))
     print(f"report: {report}", flush=True)
     return report

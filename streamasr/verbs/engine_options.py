@@ -1,4 +1,4 @@
-"""The options of every verb that recognises: when an utterance ends, and the gate; nothing heavy here."""
+"""The options of every verb that recognises: ends of utterances, what stays tentative, the gate; nothing heavy here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECONDS = numbers.seconds(0.1, 600)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """`--preset`, `--endpoint-...`, `--gate`."""
+    """`--preset`, `--endpoint-...`, `--tail`, `--gate`."""
     group = parser.add_argument_group("end of an utterance")
     group.add_argument("--preset", choices=tuple(PRESETS), default="meeting", help="default: %(default)s")
     for name, what in (
@@ -30,6 +30,13 @@ def add(parser: argparse.ArgumentParser) -> None:
             type=SECONDS,
             help=f"{what} ({given})",
         )
+    group = parser.add_argument_group("tentative words")
+    group.add_argument(
+        "--tail",
+        metavar="SECONDS",
+        type=SECONDS,
+        help="words older than that do not change any more (default: the model's number, mostly 4)",
+    )
     group = parser.add_argument_group("silence")
     group.add_argument(
         "--gate",

@@ -29,6 +29,7 @@ def run(options: argparse.Namespace) -> int:
             f"word errors       {result['wer']:.2f} %\n"
             f"character errors  {result['cer']:.2f} %\n"
             f"real-time factor  {result['rtf']:.3f}\n"
+            f"flickers          {result['flickers_per_minute']:.1f} a minute\n"
             f"audio             {result['seconds']:.0f} s\n"
             f"utterances        {result['utterances']}, and {result['skipped']} skipped\n"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -26,7 +27,6 @@ def recogniser(options: argparse.Namespace) -> Engine:
     import torch
 
     from streamasr import bundle
-    from streamasr.config import BeamConfig
     from streamasr.engine import Engine
     from streamasr.hotwords import hotwords, read_hotwords
     from streamasr.lm import LanguageModel
@@ -36,9 +36,11 @@ def recogniser(options: argparse.Namespace) -> Engine:
         raise ConfigError("--compute cuda was given and there is no CUDA device", "auto", "Leave the option out.")
     torch.set_num_threads(1)  # a frame is too little work to share: waiting for each other costs ten times as much
     model = bundle.load(options.model, device, precision)
-    beam = BeamConfig(width=options.beam) if options.beam else BeamConfig()
     lm_path = None if options.lm == "none" or options.beam == 1 else bundle.find_lm(options.lm)
     lm = LanguageModel.load(lm_path) if lm_path else None
+    beam = model.beam_config(options.beam or 0, lm is not None)
+    if options.tail:
+        beam = dataclasses.replace(beam, tail_s=options.tail)
     phrases = read_hotwords(options.hotwords) if options.hotwords else {}
     phrases |= hotwords(options.hotword)
     endpoint, gate = engine_options.endpoint(options), engine_options.gate(options)

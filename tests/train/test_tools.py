@@ -101,9 +101,20 @@ def test_emission_delay_compares_texts_alike() -> None:
 
 def test_release_and_report(fitted: Fitted, corpus: Path, tmp_path: Path) -> None:
     figures = export(
-        fitted.checkpoint, tmp_path / "models" / "toy", [corpus], "python -m train.export run toy", limit=4
+        fitted.checkpoint,
+        tmp_path / "models" / "toy",
+        [corpus],
+        "python -m train.export run toy",
+        limit=4,
+        tuned=True,
+        picture=tmp_path / "report" / "reliability.png",
     )
     loaded = bundle.load(str(tmp_path / "models" / "toy"))
+    content = json.loads((loaded.path / "config.json").read_text())
+    assert set(content["beam"]) == {"alpha", "beta", "unknown"} and "confidence" not in content  # too few words
+    again = export(fitted.checkpoint, loaded.path, [], "again")
+    assert again == {} and json.loads((loaded.path / "config.json").read_text())["beam"] == content["beam"]
+    export(fitted.checkpoint, loaded.path, [corpus], "python -m train.export run toy", limit=4)
     (measured,) = figures.values()
     assert [each["utterances"] for each in measured] == [4, 4]
     text = (loaded.path / "CARD.md").read_text()
@@ -119,7 +130,15 @@ def test_release_and_report(fitted: Fitted, corpus: Path, tmp_path: Path) -> Non
     facts = json.loads((loaded.path / "config.json").read_text())["facts"]
     assert facts["step"] == 12
     trained = Trained("streaming", fitted.checkpoint.parent, checkpoint.load_model(fitted.checkpoint)[0], figures)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "reliability.png").write_bytes(b"")
     report = write_report(tmp_path / "report", "toy", [trained, trained], [corpus], samples=3)
-    assert {path.name for path in report.parent.iterdir()} == {"report.md", "curves.png", "spikes.png"}
+    assert {path.name for path in report.parent.iterdir()} == {
+        "report.md",
+        "curves.png",
+        "spikes.png",
+        "reliability.png",
+    }
+    assert "(reliability.png)" in report.read_text()
     assert "greedy" in report.read_text()
     assert report.read_text().count("  - streaming: `") == 6
