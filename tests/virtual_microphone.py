@@ -29,6 +29,11 @@ ALSA = """</usr/share/alsa/alsa.conf>
 pcm.!default { type pulse }
 ctl.!default { type pulse }
 """
+TWO_SINKS = """load-module module-null-sink sink_name={microphone} format=float32le rate=44100
+load-module module-null-sink sink_name={speakers} format=float32le rate=44100
+set-default-source {microphone}.monitor
+set-default-sink {speakers}
+"""
 NO_DEVICES = 'pcm.broken { type plug, slave.pcm "missing" }\n'  # with no name at all PortAudio aborts
 
 
@@ -45,10 +50,13 @@ def missing() -> str:
 
 
 class VirtualMicrophone:
-    """A running server whose sink `vmic` can be heard as the default input device "default"."""
+    """A running server whose sink `vmic` can be heard as the default input device "default".
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    With `speakers` it has another sink of that name, which is the default output; else `vmic` is that, too.
+    """
+
+    def __init__(self, folder: Path, speakers: str = "") -> None:
+        self.folder, self.speakers = folder, speakers
         for name in ("home", "run", "state"):
             (folder / name).mkdir(mode=0o700)
         (folder / "alsa.conf").write_text(ALSA)
@@ -69,6 +77,9 @@ class VirtualMicrophone:
         """Start the server and plug the microphone in."""
         command = ["pulseaudio", "-n", "--system=false", "--daemonize=no", "--use-pid-file=no", "--exit-idle-time=-1"]
         command += ["--disable-shm=yes", "--log-target=file:" + str(self.folder / "log")]
+        if self.speakers:
+            (self.folder / "sinks").write_text(TWO_SINKS.format(microphone=SINK, speakers=self.speakers))
+            command += ["-F", str(self.folder / "sinks")]
         command += ["-L", f"module-native-protocol-unix socket={self.folder / 'run' / 'socket'} auth-anonymous=1"]
         self._server = subprocess.Popen(command, env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         give_up = time.monotonic() + PATIENCE_S
@@ -76,7 +87,8 @@ class VirtualMicrophone:
             if self._server.poll() is not None or time.monotonic() > give_up:
                 raise RuntimeError("PulseAudio does not start: " + (self.folder / "log").read_text())
             time.sleep(0.05)
-        self.plug()
+        if not self.speakers:
+            self.plug()
 
     def stop(self) -> None:
         """Stop the server, as when the sound system crashes; the microphone is gone with it."""
@@ -113,14 +125,14 @@ class VirtualMicrophone:
 
 
 @contextlib.contextmanager
-def virtual_microphone() -> Iterator[VirtualMicrophone]:
+def virtual_microphone(speakers: str = "") -> Iterator[VirtualMicrophone]:
     """A microphone for a test; where PulseAudio is not installed the test is skipped with the reason."""
     if reason := missing():
         import pytest
 
         pytest.skip(reason)
     folder = Path(tempfile.mkdtemp(prefix="vmic-"))  # a short path: a socket's may have 107 characters
-    microphone = VirtualMicrophone(folder)
+    microphone = VirtualMicrophone(folder, speakers)
     try:
         microphone.start()
         yield microphone
