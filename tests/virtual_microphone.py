@@ -101,13 +101,21 @@ class VirtualMicrophone:
         """Plug a microphone in; with no other it is the default."""
         self._pactl("load-module", "module-null-sink", f"sink_name={sink}", "format=float32le", "rate=44100")
 
-    def unplug(self, sink: str = SINK) -> None:
+    def unplug(self, name: str = SINK) -> None:
         """Pull the microphone out."""
         modules = self._pactl("list", "short", "modules").stdout.splitlines()
         for line in modules:
-            number, name, *arguments = line.split("\t")
-            if name == "module-null-sink" and f"sink_name={sink} " in " ".join(arguments) + " ":
+            number, _, *arguments = line.split("\t")
+            if {f"sink_name={name}", f"source_name={name}"} & set(" ".join(arguments).split()):
                 self._pactl("unload-module", number)
+
+    def plug_pipe(self, name: str, rate_hz: int) -> Path:
+        """Plug a microphone in that gives what is written to a pipe, at whatever pace; the path of the pipe."""
+        path = self.folder / name
+        arguments = ["format=s16le", f"rate={rate_hz}", "channels=1", f"file={path}"]
+        self._pactl("load-module", "module-pipe-source", f"source_name={name}", *arguments)
+        self._pactl("set-default-source", name)
+        return path
 
     def make_default(self, sink: str) -> None:
         """Choose the default input among several that are plugged in."""
@@ -164,6 +172,21 @@ def obey():
 def say(kind, **what):
     print(json.dumps({"kind": kind, **what}), flush=True)
 
+def block_callback(ring, seconds):
+    real = ring.write
+
+    def late(samples):
+        ring.write = real
+        time.sleep(seconds)
+        real(samples)
+
+    ring.write = late
+
+def set_wall_clock(seconds):
+    real, real_ns = time.time, time.time_ns
+    time.time = lambda: real() + seconds
+    time.time_ns = lambda: real_ns() + round(seconds * 1e9)
+
 threading.Thread(target=obey, daemon=True).start()
 try:
     source = mic.Microphone(options.get("device"), **options.get("options", {}))
@@ -193,6 +216,10 @@ with source:
             elif command == "jump":
                 real = mic.clock_s
                 mic.clock_s = lambda: real() + float(value)
+            elif command == "block":
+                block_callback(source._capture.ring, float(value))
+            elif command == "wall":
+                set_wall_clock(float(value))
             say("Done", command=command)
         until = mic.clock_s()
 np.save(options["out"], np.concatenate(parts))
@@ -254,7 +281,11 @@ class Recording:
                 return self.told[-1]
 
     def tell(self, command: str) -> None:
-        """Make the process do something between two reads: "sleep 3" or "jump 100" (its clock)."""
+        """Make the process do something between two reads.
+
+        "sleep 3": it does not read for so long; "block 3": the sound card's callback hangs; "jump 100": its clock goes
+        on as in suspend; "wall -3600": the time of day is set.
+        """
         assert self.process.stdin
         self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
