@@ -1,7 +1,7 @@
 """A server that speaks obs-websocket 5 as its protocol document says, as far as captions need it.
 
 Protocol: https://github.com/obsproject/obs-websocket/blob/master/docs/generated/protocol.md. It is strict where OBS is:
-a client that says anything before Identify, proves nothing or asks for another version is closed with the code for that.
+a client that says anything before Identify, proves nothing or asks for another version is closed with that code.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def device() -> Iterator[VirtualMicrophone]:
 
 @pytest.mark.slow
 def test_a_stall_longer_than_the_systems_buffer(device: VirtualMicrophone, tmp_path: Path) -> None:
-    """The process is stopped for 16 s. PulseAudio keeps 12 s; what overflowed is measured, told, and keeps its place."""
+    """The process is stopped for 16 s, of which PulseAudio keeps 12: what overflowed is told, and keeps its place."""
     said = speech(tmp_path / "long.wav", 24.0, seed=21)
     with Recording(device.env) as recording:
         recording.wait_for("Heard")
@@ -86,6 +86,27 @@ def test_the_time_of_day_is_set(device: VirtualMicrophone, tmp_path: Path, secon
     assert place(said, heard)[1] > 0.97
     assert not recording.events("SourceLost", "Overrun")
     assert end["time_s"] == pytest.approx(end["elapsed_s"], abs=0.3)
+
+
+def test_samples_that_are_no_numbers(device: VirtualMicrophone, tmp_path: Path) -> None:
+    """A driver that gives NaN for 0.1 s: that is silence and told; all around it is heard."""
+    said = speech(tmp_path / "said.wav", 4.0, seed=26)
+    samples, rate_hz = soundfile.read(tmp_path / "said.wav", dtype="float32")
+    samples[2 * rate_hz : round(2.1 * rate_hz)] = np.nan
+    soundfile.write(tmp_path / "broken.wav", samples, rate_hz, subtype="FLOAT")
+    with Recording(device.env) as recording:
+        recording.wait_for("Heard")
+        device.play(tmp_path / "broken.wav")
+        time.sleep(0.5)
+        heard, _ = recording.stop()
+    assert np.isfinite(heard).all()
+    before, after = said[: round(1.99 * RATE_HZ)], said[round(2.11 * RATE_HZ) :]
+    assert place(before, heard)[1] > 0.97
+    assert place(after, heard)[1] > 0.97
+    assert place(after, heard)[0] - place(before, heard)[0] == pytest.approx(2.11 * RATE_HZ, abs=2)
+    lost = recording.events("Overrun")
+    assert sum(each["seconds"] for each in lost) == pytest.approx(0.1, abs=0.001)
+    assert all("NaN" in each["reason"] for each in lost)
 
 
 class Voice:
