@@ -60,7 +60,7 @@ def test_the_sound_cards_callback_hangs(device: VirtualMicrophone, tmp_path: Pat
         recording.tell(f"block {seconds}")
         if lost:
             assert "no audio came" in recording.wait_for("SourceLost")["reason"]
-            assert seconds - 1 < recording.wait_for("SourceResumed")["gap_s"] < seconds + 5
+            assert seconds - 1 < recording.wait_for("SourceResumed")["gap_s"] < seconds + 30
         else:
             time.sleep(seconds)
         device.play(tmp_path / "after.wav")
