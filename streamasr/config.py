@@ -125,7 +125,7 @@ class GateConfig:
 
     Attributes:
         voice: probability of a voice in a window from which on there is one.
-        hold_s: without a voice before the gate may close; the utterance must have ended, too.
+        hold_s: without a voice before the gate closes, which ends the utterance.
         before_s: what the network hears of the time before the gate opened.
     """
 

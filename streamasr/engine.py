@@ -275,9 +275,12 @@ class Engine:
         return (yield from self._decode(log_probs, state))
 
     def _close(self, state: StreamState) -> tuple[list[Event], StreamState]:
-        """Spare the network from now on; or wait as long again, where it has heard letters since the last utterance."""
-        if state.endpoint.spoken:
-            return [], state._replace(gate=state.gate._replace(quiet=0))
+        """Spare the network from now on, and end the utterance. Letters that it still finds where there is no voice, as
+        in music, do not keep it awake longer than the rule for silence after speech.
+        """
+        quiet_s = state.gate.quiet * WINDOW / self.rate_hz
+        if state.endpoint.spoken and quiet_s < self.endpointer.config.silence_after_s:
+            return [], state
         events, state = self._final(state)
         network, gate = self.model.network.init_state(1), state.gate._replace(open=False)
         return events, state._replace(network=network, ahead=0, gate=gate)

@@ -73,7 +73,7 @@ class _Capture:
 
     def __init__(self, device: Device, ring_s: float) -> None:
         self.losses: collections.deque[Loss] = collections.deque(maxlen=1000)
-        self.began_s = self.heard_s = 0.0  # on the clock: the first frame's beginning, the last frame's end
+        self.began_s = self.heard_s = clock_s()  # the first frame's beginning, the last frame's end; now if none comes
         self.failure = ""
         self._meter = LossMeter()
         self._suspended_s = 0.0  # by how much the clock is ahead of one that stops while the machine is suspended

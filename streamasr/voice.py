@@ -121,7 +121,7 @@ def package_data() -> Path | None:
 
 
 class GateState(NamedTuple):
-    """Whether the gate is open, windows so far, and windows without a voice since a voice or the last try to close."""
+    """Whether the gate is open, windows so far, and windows without a voice."""
 
     open: bool = False
     windows: int = 0

@@ -25,9 +25,14 @@ class FakeState(NamedTuple):
 class FakeEngine:
     """Hears the next word of its text in every half second, and ends an utterance after `utterance` words."""
 
-    def __init__(self, text: str = "one two three four five six seven eight nine ten", utterance: int = 4) -> None:
+    def __init__(
+        self,
+        text: str = "one two three four five six seven eight nine ten",
+        utterance: int = 4,
+        cost: float = 0.0,  # seconds of the processor for a second of audio
+    ) -> None:
         self.words = text.split()
-        self.utterance = utterance
+        self.utterance, self.cost = utterance, cost
         self.started = 0
 
     def start(self) -> FakeState:
@@ -37,6 +42,9 @@ class FakeEngine:
     def feed(self, samples: np.ndarray, state: FakeState) -> tuple[list[Event], FakeState]:
         assert samples.dtype == np.float32
         assert samples.ndim == 1
+        until_s = time.thread_time() + self.cost * len(samples) / RATE_HZ
+        while time.thread_time() < until_s:
+            pass
         state = state._replace(samples=state.samples + len(samples))
         events: list[Event] = []
         length = round(self.utterance * WORD_S * RATE_HZ)
@@ -119,10 +127,15 @@ def blocks(seconds: float, block_s: float = 0.25) -> list[Block]:
 
 
 def main() -> int:
-    """The command line with a fake engine: `python -c "from tests import fakes; fakes.main()" listen ...`."""
+    """The command line with a fake engine: `python -c "from tests import fakes; fakes.main()" listen ...`.
+
+    Its cost is that of the environment variable FAKE_COST.
+    """
+    import os
+
     from streamasr import bundle, cli
     from streamasr.verbs import shared
 
     bundle.find = lambda name: name
-    shared.recogniser = lambda options: FakeEngine()
+    shared.recogniser = lambda options: FakeEngine(cost=float(os.environ.get("FAKE_COST", "0")))
     return cli.main()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import errno
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from websockets.sync.client import connect
 
 from streamasr.audio import RATE_HZ, FileSource
 from tests.test_cli import FAKE, REPOSITORY, Shell
@@ -93,6 +98,95 @@ def test_a_full_disk_while_it_listens(endless: Path, tmp_path: Path) -> None:
     words = [word for cue in cues for line in cue[3] for word in line.split()]
     said = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
     assert words == [said[at % 10] for at in range(len(words))]  # none missing
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 320 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=320k", "none", str(folder)]
+    if sys.platform != "linux" or os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small disk, and only where that is permitted")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Leave no room for another page."""
+    for number in range(100):
+        with contextlib.suppress(OSError):
+            (disk / f"filler-{number}").write_bytes(bytes(4096))
+
+
+def test_a_disk_that_is_really_full(endless: Path, small_disk: Path, tmp_path: Path) -> None:
+    """ENOSPC: the file stays valid, words go on elsewhere, and what was missing comes when there is room again."""
+    saved, elsewhere = small_disk / "talk.srt", tmp_path / "talk.txt"
+    cue = "1\n00:00:00,000 --> 00:00:01,000\n{}\n\n"
+    saved.write_text(cue.format("x" * (4096 - 60 - len(cue) + 2)))  # room for one more caption in its page
+    fill(small_disk)
+    with listening("--source", endless, "--realtime", "--continue", saved, "--save", elsewhere) as process:
+        noted = b""
+        while b"cannot write" not in noted:
+            noted = process.stderr.readline()
+        assert b"no space left on device" in noted
+        assert len(parsed_srt(saved.read_text())) == 2
+        said = len(elsewhere.read_text().splitlines())
+        for path in small_disk.glob("filler-*"):
+            path.unlink()
+        wait_until(lambda: len(elsewhere.read_text().splitlines()) > said)
+        process.terminate()
+        errors = process.stderr.read()
+        assert process.wait() == 0, errors
+    words = [word for cue in parsed_srt(saved.read_text())[1:] for line in cue[3] for word in line.split()]
+    assert words == elsewhere.read_text().split()  # none missing
+
+
+def test_a_recording_that_fills_the_disk(small_disk: Path, tmp_path: Path) -> None:
+    """It ends there, which is told, and can be read; captions go on."""
+    noise, saved = tmp_path / "noise.flac", tmp_path / "talk.txt"
+    soundfile.write(noise, np.random.default_rng(1).uniform(-1, 1, 60 * RATE_HZ), RATE_HZ, subtype="PCM_24")
+    with listening("--source", noise, "--realtime", "--save", saved, "--record", small_disk / "talk.flac") as process:
+        noted = b""
+        while b"talk.flac cannot be written any more" not in noted:
+            noted = process.stderr.readline()
+        said = len(saved.read_text().splitlines())
+        wait_until(lambda: len(saved.read_text().splitlines()) > said)
+        process.terminate()
+        errors = process.stderr.read()
+        assert process.wait() == 0, errors
+    heard, _ = soundfile.read(small_disk / "talk.flac", dtype="float32")
+    expected, _ = soundfile.read(noise, frames=len(heard), dtype="float32")
+    assert len(heard) / RATE_HZ > 3
+    assert np.abs(heard - expected).max() < 1e-6
+
+
+def test_a_subscriber_that_never_reads(endless: Path, tmp_path: Path) -> None:
+    """It delays nobody: captions are saved at the pace of speech, and another subscriber gets every one."""
+    saved = tmp_path / "talk.txt"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with listening("--source", endless, "--realtime", "--serve", port, "--save", saved) as process:
+        deaf = socket.socket()
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        wait_until(lambda: deaf.connect_ex(("127.0.0.1", port)) in (0, errno.EISCONN))
+        key = base64.b64encode(bytes(16)).decode()
+        request = ["GET /v1/captions HTTP/1.1", f"Host: 127.0.0.1:{port}", "Upgrade: websocket", "Connection: Upgrade"]
+        request += [f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", "", ""]
+        deaf.sendall("\r\n".join(request).encode())
+        finals: list[str] = []
+        with connect(f"ws://127.0.0.1:{port}/v1/captions", proxy=None) as reader:
+            while len(finals) < 3:
+                message = json.loads(reader.recv(PATIENCE_S))
+                if message["type"] == "final":
+                    finals.append(message["text"])
+        assert saved.read_text().splitlines()[-len(finals) :] == finals
+        process.terminate()
+        errors = process.stderr.read()
+        assert process.wait() == 0, errors
+        deaf.close()
+    assert b"nothing dropped" in errors
 
 
 def test_a_session_goes_on_after_a_kill(endless: Path, tmp_path: Path) -> None:

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.server import Server, ServerConnection, serve
+import soundfile
+from websockets.sync.client import connect
 
 from streamasr.errors import ConfigError
 from streamasr.events import Final, Partial
 from streamasr.obs import Obs, answer, read_password
 from streamasr.programs import Program
+from tests import studio as obs_websocket
+from tests.studio import Studio
+from tests.test_cli import FAKE, REPOSITORY
 
-SALT, CHALLENGE = "salt of the day", "a challenge"
+# of the protocol document, "Creating an authentication string"
+PASSWORD = "supersecretpassword"
+SALT = "lM1GncleQOaCu9lT1yeUZhFYnqhsLLP1G5lAGo3ixaI="
+CHALLENGE = "+IxH4CnCiqpX1rM9scsNynZzbOe4KhDeYcTNS3PDaeY="
 
 
 def final(text: str, source: str = "") -> Final:
@@ -75,51 +81,6 @@ def test_commands_that_cannot_be(command: str) -> None:
         Program(command)
 
 
-class Studio:
-    """As much of obs-websocket 5 as captions need, with a password."""
-
-    def __init__(self, password: str, port: int = 0) -> None:
-        self.captions: list[str] = []
-        self.streams = True
-        self.password = password
-        self._clients: list[ServerConnection] = []
-        self._server: Server = serve(self._talk, "127.0.0.1", port)
-        self.port = int(self._server.socket.getsockname()[1])
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        for client in self._clients:
-            client.close()
-        self._thread.join()
-
-    def _talk(self, client: ServerConnection) -> None:
-        self._clients.append(client)
-
-        def send(operation: int, **data: Any) -> None:
-            client.send(json.dumps({"op": operation, "d": data}))
-
-        try:
-            send(0, obsWebSocketVersion="5.0.0", rpcVersion=1, authentication={"challenge": CHALLENGE, "salt": SALT})
-            identify = json.loads(client.recv())
-            assert identify["op"] == 1
-            if identify["d"].get("authentication") != answer(self.password, SALT, CHALLENGE):
-                client.close(4009, "Authentication failed.")
-                return
-            send(2, negotiatedRpcVersion=1)
-            for message in client:
-                request = json.loads(message)["d"]
-                assert request["requestType"] == "SendStreamCaption"
-                if self.streams:
-                    self.captions.append(request["requestData"]["captionText"])
-                status = {"result": True, "code": 100} if self.streams else {"result": False, "code": 501}
-                send(5, eventType="Something")  # which is passed over
-                send(7, requestType="SendStreamCaption", requestId=request["requestId"], requestStatus=status)
-        except ConnectionClosed:
-            pass
-
-
 @pytest.fixture
 def studio() -> Iterator[Studio]:
     made = Studio("sesame")
@@ -128,14 +89,50 @@ def studio() -> Iterator[Studio]:
 
 
 def test_the_answer_is_that_of_the_protocol() -> None:
-    import base64
-    import hashlib
+    assert answer(PASSWORD, SALT, CHALLENGE) == obs_websocket.proof(PASSWORD, SALT, CHALLENGE)
+    assert answer(PASSWORD, SALT, CHALLENGE) == "1Ct943GAT+6YQUUX47Ia/ncufilbe6+oD6lY+5kaCu4="
 
-    secret = base64.b64encode(hashlib.sha256(b"sesame" + SALT.encode()).digest())
-    assert (
-        answer("sesame", SALT, CHALLENGE)
-        == base64.b64encode(hashlib.sha256(secret + CHALLENGE.encode()).digest()).decode()
-    )
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ({"op": 6, "d": {"requestType": "SendStreamCaption", "requestId": "1"}}, obs_websocket.NOT_IDENTIFIED),
+        ({"op": 1, "d": {"rpcVersion": 1}}, obs_websocket.AUTHENTICATION_FAILED),
+        ({"op": 1, "d": {"rpcVersion": 9}}, obs_websocket.UNSUPPORTED_VERSION),
+        ({"op": 1}, obs_websocket.DECODE_ERROR),
+    ],
+)
+def test_the_stand_in_is_as_strict_as_obs(studio: Studio, message: object, code: int) -> None:
+    with connect(f"ws://127.0.0.1:{studio.port}") as client:
+        hello = json.loads(client.recv())
+        assert hello["op"] == 0 and set(hello["d"]["authentication"]) == {"challenge", "salt"}
+        client.send(json.dumps(message))
+        wait_until(lambda: studio.closed_with)
+    assert studio.closed_with == [code]
+
+
+def test_obs_without_a_password() -> None:
+    studio = Studio()
+    obs = Obs(f"127.0.0.1:{studio.port}")
+    obs.write(final("one"))
+    obs.close()
+    studio.close()
+    assert studio.captions == ["one"]
+
+
+def test_listen_gives_its_captions_to_obs_and_to_a_command(studio: Studio, tmp_path: Path) -> None:
+    """The whole program, the password from a file."""
+    soundfile.write(tmp_path / "talk.wav", np.full(3 * 16_000, 0.1, np.float32), 16_000)
+    (tmp_path / "password").write_text("sesame\n")
+    heard = tmp_path / "heard.txt"
+    command = [*FAKE, "listen", "--source", tmp_path / "talk.wav", "--obs", f"127.0.0.1:{studio.port}"]
+    command += ["--obs-password-file", tmp_path / "password", "--on-final", python(APPEND, heard)]
+    done = subprocess.run(list(map(str, command)), cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "one two three four\nfive six\n"
+    assert heard.read_text() == done.stdout
+    assert studio.captions == ["one two three four", "five six"]
+    assert "OBS" not in done.stderr
 
 
 def test_obs_gets_captions_in_pieces_of_two_rows(studio: Studio) -> None:

@@ -9,13 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.streams import music
 from streamasr import voice
 from streamasr.batcher import Batcher
 from streamasr.bundle import Bundle
 from streamasr.config import BeamConfig, EndpointConfig, GateConfig
 from streamasr.engine import Engine, Step, StreamState
 from streamasr.errors import ConfigError
-from streamasr.events import End, Partial
+from streamasr.events import End, Final, Partial
 from streamasr.voice import CONTEXT, GRID, WINDOW, Gate, GateState, VoiceDetector
 from tests.test_batcher import Caller, assert_same
 from tests.test_engine import RATE_HZ, finals, run
@@ -214,6 +215,18 @@ def test_the_gate_closes_after_speech_and_opens_again(
     assert seen[:1] == [False]
     assert seen.count(True) >= 2
     assert closed_s > 3.0
+
+
+def test_music_does_not_keep_the_network_awake(
+    tiny_bundle: Bundle, detector: VoiceDetector, speech: np.ndarray
+) -> None:
+    """The untrained model finds letters everywhere; two seconds without a voice end that all the same."""
+    engine = gated(tiny_bundle, detector)
+    plucked = music(20.0, np.random.default_rng(1))
+    events, state = engine.feed(np.concatenate([speech, plucked]), engine.start())
+    assert not state.gate.open
+    last_s = max(event.end_s for event in events if isinstance(event, Final))
+    assert last_s < len(speech) / RATE_HZ + 3.0
 
 
 def test_finalize_and_finish_while_closed_hear_what_has_just_begun(

@@ -29,6 +29,11 @@ ALSA = """</usr/share/alsa/alsa.conf>
 pcm.!default { type pulse }
 ctl.!default { type pulse }
 """
+TWO_SINKS = """load-module module-null-sink sink_name={microphone} format=float32le rate=44100
+load-module module-null-sink sink_name={speakers} format=float32le rate=44100
+set-default-source {microphone}.monitor
+set-default-sink {speakers}
+"""
 NO_DEVICES = 'pcm.broken { type plug, slave.pcm "missing" }\n'  # with no name at all PortAudio aborts
 
 
@@ -45,10 +50,13 @@ def missing() -> str:
 
 
 class VirtualMicrophone:
-    """A running server whose sink `vmic` can be heard as the default input device "default"."""
+    """A running server whose sink `vmic` can be heard as the default input device "default".
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    With `speakers` it has another sink of that name, which is the default output; else `vmic` is that, too.
+    """
+
+    def __init__(self, folder: Path, speakers: str = "") -> None:
+        self.folder, self.speakers = folder, speakers
         for name in ("home", "run", "state"):
             (folder / name).mkdir(mode=0o700)
         (folder / "alsa.conf").write_text(ALSA)
@@ -69,6 +77,9 @@ class VirtualMicrophone:
         """Start the server and plug the microphone in."""
         command = ["pulseaudio", "-n", "--system=false", "--daemonize=no", "--use-pid-file=no", "--exit-idle-time=-1"]
         command += ["--disable-shm=yes", "--log-target=file:" + str(self.folder / "log")]
+        if self.speakers:
+            (self.folder / "sinks").write_text(TWO_SINKS.format(microphone=SINK, speakers=self.speakers))
+            command += ["-F", str(self.folder / "sinks")]
         command += ["-L", f"module-native-protocol-unix socket={self.folder / 'run' / 'socket'} auth-anonymous=1"]
         self._server = subprocess.Popen(command, env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         give_up = time.monotonic() + PATIENCE_S
@@ -76,7 +87,8 @@ class VirtualMicrophone:
             if self._server.poll() is not None or time.monotonic() > give_up:
                 raise RuntimeError("PulseAudio does not start: " + (self.folder / "log").read_text())
             time.sleep(0.05)
-        self.plug()
+        if not self.speakers:
+            self.plug()
 
     def stop(self) -> None:
         """Stop the server, as when the sound system crashes; the microphone is gone with it."""
@@ -89,13 +101,21 @@ class VirtualMicrophone:
         """Plug a microphone in; with no other it is the default."""
         self._pactl("load-module", "module-null-sink", f"sink_name={sink}", "format=float32le", "rate=44100")
 
-    def unplug(self, sink: str = SINK) -> None:
+    def unplug(self, name: str = SINK) -> None:
         """Pull the microphone out."""
         modules = self._pactl("list", "short", "modules").stdout.splitlines()
         for line in modules:
-            number, name, *arguments = line.split("\t")
-            if name == "module-null-sink" and f"sink_name={sink} " in " ".join(arguments) + " ":
+            number, _, *arguments = line.split("\t")
+            if {f"sink_name={name}", f"source_name={name}"} & set(" ".join(arguments).split()):
                 self._pactl("unload-module", number)
+
+    def plug_pipe(self, name: str, rate_hz: int) -> Path:
+        """Plug a microphone in that gives what is written to a pipe, at whatever pace; the path of the pipe."""
+        path = self.folder / name
+        arguments = ["format=s16le", f"rate={rate_hz}", "channels=1", f"file={path}"]
+        self._pactl("load-module", "module-pipe-source", f"source_name={name}", *arguments)
+        self._pactl("set-default-source", name)
+        return path
 
     def make_default(self, sink: str) -> None:
         """Choose the default input among several that are plugged in."""
@@ -113,14 +133,14 @@ class VirtualMicrophone:
 
 
 @contextlib.contextmanager
-def virtual_microphone() -> Iterator[VirtualMicrophone]:
+def virtual_microphone(speakers: str = "") -> Iterator[VirtualMicrophone]:
     """A microphone for a test; where PulseAudio is not installed the test is skipped with the reason."""
     if reason := missing():
         import pytest
 
         pytest.skip(reason)
     folder = Path(tempfile.mkdtemp(prefix="vmic-"))  # a short path: a socket's may have 107 characters
-    microphone = VirtualMicrophone(folder)
+    microphone = VirtualMicrophone(folder, speakers)
     try:
         microphone.start()
         yield microphone
@@ -152,6 +172,21 @@ def obey():
 def say(kind, **what):
     print(json.dumps({"kind": kind, **what}), flush=True)
 
+def block_callback(ring, seconds):
+    real = ring.write
+
+    def late(samples):
+        ring.write = real
+        time.sleep(seconds)
+        real(samples)
+
+    ring.write = late
+
+def set_wall_clock(seconds):
+    real, real_ns = time.time, time.time_ns
+    time.time = lambda: real() + seconds
+    time.time_ns = lambda: real_ns() + round(seconds * 1e9)
+
 threading.Thread(target=obey, daemon=True).start()
 try:
     source = mic.Microphone(options.get("device"), **options.get("options", {}))
@@ -181,6 +216,10 @@ with source:
             elif command == "jump":
                 real = mic.clock_s
                 mic.clock_s = lambda: real() + float(value)
+            elif command == "block":
+                block_callback(source._capture.ring, float(value))
+            elif command == "wall":
+                set_wall_clock(float(value))
             say("Done", command=command)
         until = mic.clock_s()
 np.save(options["out"], np.concatenate(parts))
@@ -242,7 +281,11 @@ class Recording:
                 return self.told[-1]
 
     def tell(self, command: str) -> None:
-        """Make the process do something between two reads: "sleep 3" or "jump 100" (its clock)."""
+        """Make the process do something between two reads.
+
+        "sleep 3": it does not read for so long; "block 3": the sound card's callback hangs; "jump 100": its clock goes
+        on as in suspend; "wall -3600": the time of day is set.
+        """
         assert self.process.stdin
         self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
