@@ -32,7 +32,7 @@ from train.augment import mask_spectrogram
 from train.config import OptimiserConfig, TrainConfig, read_config
 from train.data import Batches, Corpus, cache_root, rng_of
 from train.evaluate import word_errors
-from train.imitation import Frames, Imitation
+from train.imitation import Frames, Imitation, frames_of
 from train.log import Log
 from train.losses import consistency, ctc_loss, distillation, frames_within, peak_first, trim_tails
 from train.optimiser import Optimisers
@@ -169,17 +169,15 @@ def _fit(config: TrainConfig, folder: Path, start_from: Path | None, log: Log, i
     vocab, technique = Vocab(), config.technique
     train = load_corpora(config.data.train, config.data.longest_s)
     dev = load_corpora(config.data.dev, 40.0)
-    frames_of = [
-        Frames(Path(p).name, len(c)) for p, c in zip(config.data.train, train, strict=True) if technique.imitate
-    ]
+    kept = frames_of([Path(p).name for p in config.data.train], [len(c) for c in train]) if technique.imitate else []
     ranks = distributed.rank(), distributed.world()
-    batches = Batches(train, config.data, config.augment, vocab, config.run.seed, *ranks, frames_of)
+    batches = Batches(train, config.data, config.augment, vocab, config.run.seed, *ranks, kept)
     model = AsrModel(config.features, config.model, len(vocab)).to(device)
     teacher = load_teacher(config, model, device)
     imitation = None
-    if frames_of:
-        imitation = Imitation(model, frames_of[0].size).to(device)
-        imitation.measure(frames_of[0].sample().to(device))
+    if known := [each for each in kept if isinstance(each, Frames)]:
+        imitation = Imitation(model, known[0].size).to(device)
+        imitation.measure(known[0].sample().to(device))
     trained = nn.ModuleDict({"model": model, **({"imitation": imitation} if imitation else {})})
     optimiser = Optimisers(trained, config.optimiser)
     average = copy.deepcopy(model).requires_grad_(False)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -168,16 +168,15 @@ def prepare(corpus: Corpus, name: str, encoder: Encoder) -> None:
 
 
 class Frames:
-    """The kept frames of a corpus."""
+    """The kept frames of a corpus.
+
+    Raises:
+        ConfigError: they are of another number of utterances.
+    """
 
     def __init__(self, name: str, utterances: int) -> None:
-        try:
-            self._kept = np.load(folder_of_frames() / f"{name}.npy", mmap_mode="r")
-            self._ends = np.load(folder_of_frames() / f"{name}.ends.npy")
-        except OSError:
-            raise ConfigError(
-                f"[technique] imitate is set, and there are no frames of {name}", "", "Run `python -m train.imitation`."
-            ) from None
+        self._kept = np.load(folder_of_frames() / f"{name}.npy", mmap_mode="r")
+        self._ends = np.load(folder_of_frames() / f"{name}.ends.npy")
         if len(self._ends) != utterances:
             raise ConfigError(
                 f"there are frames of {len(self._ends)} utterances of {name}",
@@ -204,6 +203,36 @@ class Frames:
         share = np.clip(places - low, 0, 1)[:, None].astype(np.float32)
         frames = self._kept[start : start + count].astype(np.float32)
         return frames[low] * (1 - share) + frames[high] * share, inside
+
+
+class NoFrames:
+    """A corpus without frames: the network learns from its transcripts alone."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def at(self, item: int, places: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:  # noqa: ARG002
+        """Nothing, in the form of `Frames.at`."""
+        return np.zeros((len(places), 2 * self.size), np.float32), np.zeros(len(places), np.bool_)
+
+
+def frames_of(names: Sequence[str], counts: Sequence[int]) -> list[Frames | NoFrames]:
+    """The kept frames of corpora of so many utterances, where there are any.
+
+    Raises:
+        ConfigError: there are none of any corpus, or of other utterances.
+    """
+    folder = folder_of_frames()
+    there = [(folder / f"{name}.npy").exists() for name in names]
+    if not any(there):
+        raise ConfigError(
+            f"[technique] imitate is set, and {folder} has no frames of {', '.join(names)}",
+            "frames of at least one corpus",
+            "Run `python -m train.imitation`.",
+        )
+    found = [Frames(n, c) if t else None for n, c, t in zip(names, counts, there, strict=True)]
+    size = next(frames.size for frames in found if frames)
+    return [frames or NoFrames(size) for frames in found]
 
 
 class Imitation(nn.Module):

@@ -123,7 +123,10 @@ def test_imitation_is_learnt(corpus: Path) -> None:
 
 def test_what_is_missing_is_told(tmp_path: Path, corpus: Path) -> None:
     with pytest.raises(ConfigError, match=r"no frames of other.*train\.imitation"):
-        imitation.Frames("other", 12)
+        imitation.frames_of(["other"], [12])
+    ours, none = imitation.frames_of(["corpus", "other"], [12, 3])
+    assert ours.size == none.size == SIZE
+    assert not none.at(0, np.zeros(4))[1].any()
     with pytest.raises(ConfigError, match="frames of 12 utterances of corpus; expected 13"):
         imitation.Frames("corpus", 13)
     (tmp_path / "bad").mkdir()
