@@ -145,6 +145,13 @@ class Engine:
             other.decoder = Decoder(self.bundle.vocab, self.decoder.config, self.frame_s, self.lm, hotwords)
         return other
 
+    def alternatives(self, state: StreamState, count: int = 5) -> list[tuple[str, float]]:
+        """The `count` best texts of what was decoded of this utterance, and the logs of their probabilities.
+
+        They differ in what is not committed yet.
+        """
+        return self.decoder.alternatives(state.beam, count)
+
     def time_s(self, state: StreamState) -> float:
         """Seconds heard so far, gaps included."""
         return state.samples / self.rate_hz + state.skipped_s

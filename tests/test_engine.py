@@ -172,3 +172,12 @@ def test_offline_models_are_refused(tiny_bundle: Bundle) -> None:
     offline = replace(tiny_bundle, model_config=replace(tiny_bundle.model_config, bidirectional=True))
     with pytest.raises(BundleError, match="whole utterance"):
         Engine(offline)
+
+
+def test_alternatives_are_other_ends_of_the_utterance(tiny_bundle: Bundle) -> None:
+    engine = Engine(tiny_bundle, BeamConfig(width=8))
+    _, state = engine.feed(noise_bursts(1.0), engine.start())
+    found, words = engine.alternatives(state, 4), engine.decoder.finish(state.beam)[0]
+    assert 1 < len(found) <= 4 and len({text for text, _ in found}) == len(found)
+    assert found[0][0] == " ".join(word.text for word in words)
+    assert [log_prob for _, log_prob in found] == sorted((log_prob for _, log_prob in found), reverse=True)

@@ -2,7 +2,7 @@
 
     python -m train.tune --write                                  # the default model, in its own config.json
     python -m train.tune --model models/small --manifest DEV/manifest.tsv --write
-    python -m train.tune --alpha 0.4,0.6,0.8 --beta 1 --unknown -4,-2,0 --refine 0
+    python -m train.tune --alpha 0.4,0.6,0.8 --beta 1 --unknown=-4,-2,0 --refine 0
 
 All values of the grid are tried first, then, `--refine` times, the neighbours of the best at half the distance. What
 counts is the word error rate over all sets together. `--write` puts the best into the `beam` table of the model's
