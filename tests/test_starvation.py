@@ -73,7 +73,7 @@ def test_what_a_starved_machine_cannot_hear_is_dropped_in_the_open(machine: Virt
     listening, told, elapsed_s = starve(machine, tmp_path, 12.0, "--lag-limit", str(LIMIT_S))
     dropped_s = sum(event["seconds"] for event in listening.events("overrun"))
     (end,) = listening.events("end")
-    assert 2.0 < dropped_s < 12.0
+    assert dropped_s > 2.0
     assert "audio was dropped (the machine was too slow)" in told
     assert float(re.search(r"([\d.]+) s dropped", told)[1]) == pytest.approx(dropped_s, abs=0.1)
     assert recognised_s(listening) + dropped_s == pytest.approx(end["time_s"], abs=0.5)  # nothing without a word
