@@ -1,4 +1,4 @@
-"""CPU starvation: `listen` at a real sound server gets a tenth of the processor for a while."""
+"""CPU starvation: `listen` at a real sound server gets a thirtieth of the processor for a while."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from tests.test_sources import Listening
 from tests.virtual_microphone import PATIENCE_S, VirtualMicrophone, virtual_microphone
 
-COST = "0.3"  # seconds of the processor for a second of audio; with a tenth of it, three times real time
+COST = "0.1"  # seconds of the processor for a second of audio; with a thirtieth of it, three times real time
 LIMIT_S = 2.0
 
 
@@ -26,7 +26,7 @@ def machine() -> Iterator[VirtualMicrophone]:
 
 
 class Starved:
-    """Within it, the process runs for 10 ms and waits for 90."""
+    """Within it, the process runs for 10 ms and waits for 290."""
 
     def __init__(self, pid: int) -> None:
         self._pid, self._over = pid, threading.Event()
@@ -35,7 +35,7 @@ class Starved:
     def _run(self) -> None:
         while not self._over.is_set():
             os.kill(self._pid, signal.SIGSTOP)
-            time.sleep(0.09)
+            time.sleep(0.29)
             os.kill(self._pid, signal.SIGCONT)
             time.sleep(0.01)
 
@@ -56,8 +56,8 @@ def starve(machine: VirtualMicrophone, folder: Path, seconds: float, *arguments:
         since_s = time.monotonic()
         with Starved(listening.process.pid):
             time.sleep(seconds)
-        give_up = time.monotonic() + PATIENCE_S
-        while listening.events("final")[-1]["end_s"] < first_s + time.monotonic() - since_s - 4.0:
+        give_up = time.monotonic() + 2 * PATIENCE_S
+        while listening.events("final")[-1]["end_s"] < first_s + time.monotonic() - since_s - 6.0:
             assert time.monotonic() < give_up, "it has not caught up"  # a final comes every 2 s
             time.sleep(0.1)
         elapsed_s = first_s + time.monotonic() - since_s
@@ -73,11 +73,11 @@ def test_what_a_starved_machine_cannot_hear_is_dropped_in_the_open(machine: Virt
     listening, told, elapsed_s = starve(machine, tmp_path, 12.0, "--lag-limit", str(LIMIT_S))
     dropped_s = sum(event["seconds"] for event in listening.events("overrun"))
     (end,) = listening.events("end")
-    assert 2.0 < dropped_s < 12.0
+    assert dropped_s > 2.0
     assert "audio was dropped (the machine was too slow)" in told
     assert float(re.search(r"([\d.]+) s dropped", told)[1]) == pytest.approx(dropped_s, abs=0.1)
     assert recognised_s(listening) + dropped_s == pytest.approx(end["time_s"], abs=0.5)  # nothing without a word
-    assert end["time_s"] == pytest.approx(elapsed_s, abs=4.0)  # a final was under way when the clock was looked at
+    assert end["time_s"] == pytest.approx(elapsed_s, abs=6.0)  # a final was under way when the clock was looked at
 
 
 def test_never_drop_keeps_all_of_it(machine: VirtualMicrophone, tmp_path: Path) -> None:
@@ -86,5 +86,5 @@ def test_never_drop_keeps_all_of_it(machine: VirtualMicrophone, tmp_path: Path) 
     assert not listening.events("overrun")
     assert "nothing dropped" in told
     assert recognised_s(listening) == pytest.approx(end["time_s"], abs=0.1)
-    assert end["time_s"] == pytest.approx(elapsed_s, abs=4.0)
+    assert end["time_s"] == pytest.approx(elapsed_s, abs=6.0)
     assert len(listening.heard()) / 16_000 == pytest.approx(end["time_s"], abs=0.01)
