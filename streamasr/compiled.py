@@ -12,7 +12,7 @@ from numba import njit
 FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 
 SOURCES = ("agreement", "align", "beam", "gains", "lexicon", "lm", "ngram", "tree")
-LOOPS = ("activation_cpu", "dense_cpu", "voice_cpu")
+LOOPS = ("activation_cpu", "dense_cpu", "patches_cpu", "voice_cpu")
 
 
 def _digest(sources: tuple[str, ...]) -> str:
