@@ -15,18 +15,18 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from streamasr.engine import Engine, Step, StreamState, Work
+from streamasr.engine import Engine, StreamState
 from streamasr.errors import StreamasrError
 from streamasr.events import End, Event, Partial
-from streamasr.layers import State
-from streamasr.rows import Row, Shapes, shapes, step_together
+from streamasr.rows import Row, Shapes, answers, shapes
 from streamasr.stream import Command, Report, Stream
+from streamasr.work import Request, Step, Work
 
 Samples = NDArray[np.float32]
 UNIT_S = 0.04  # chunks are whole multiples of this, one output frame of the network
@@ -215,21 +215,22 @@ class Batcher:
                     self._report(done)
 
     def _step(self, tasks: list[_Task]) -> tuple[list[_Task], list[_Task]]:
-        """One step of the network for all; the tasks that are done, and those that ask for another."""
+        """One answer for all; the tasks that are done, and those that ask for more."""
         began = time.perf_counter()
         requests = [task.request for task in tasks if task.request is not None]
         try:
-            answers = step_together(self.engine.model.network, requests)
+            found = answers(self.engine, requests)
         except Exception as error:
-            log.exception("a step of the network failed")
+            log.exception("a step failed")
             for task in tasks:
                 task.error = error
             return tasks, []
-        self.load.steps += 1
-        self.load.stepped += len(tasks)
-        if self.load.observe:
-            self.load.observe(len(tasks), time.perf_counter() - began)
-        more = [task for task, answer in zip(tasks, answers, strict=True) if task.advance(answer)]
+        if isinstance(requests[0], Step):
+            self.load.steps += 1
+            self.load.stepped += len(tasks)
+            if self.load.observe:
+                self.load.observe(len(tasks), time.perf_counter() - began)
+        more = [task for task, answer in zip(tasks, found, strict=True) if task.advance(answer)]
         return [task for task in tasks if task not in more], more
 
     def _report(self, tasks: list[_Task]) -> None:
@@ -258,12 +259,12 @@ class _Task:
         self.stream = stream
         self.heard = len(job[0]) if not isinstance(job[0], Command) else 0
         self.error: Exception | None = None
-        self.request: Step | None = None
+        self.request: Request | None = None
         self._state, self._events, self._marks = stream.state, [], []  # type: ignore[var-annotated]
         self._work = self._do(job)
 
-    def advance(self, answer: tuple[Tensor, tuple[State, ...]] | None) -> bool:
-        """Go on with the network's answer; true where another step is asked for."""
+    def advance(self, answer: Any) -> bool:
+        """Go on with the answer to the last request; true where there is another."""
         try:
             self.request = next(self._work) if answer is None else self._work.send(answer)
         except StopIteration:
