@@ -65,10 +65,10 @@ def _listen(engine: Engine, requests: Sequence[Listen]) -> list[Any]:
     samples = [request.samples for request in requests]
     held = FeatureState(torch.cat([request.features.samples for request in requests]))
     energies, rest = engine.model.features.step(torch.stack(samples).to(engine.device), held)
-    voices = [request.voice for request in requests if request.voice is not None]
     found: list[tuple[list[float], VoiceState | None]] = [([], None)] * len(requests)
-    if engine.gate and voices:
-        found = [*engine.gate.detector.step_together(samples, voices)]
+    if engine.gate:
+        step = engine.gate.detector.step
+        found = [step(request.samples, request.voice) if request.voice else ([], None) for request in requests]
     rows = zip(torch.split(energies, 1), torch.split(rest.samples, 1), found, strict=True)
     return [Heard(energies, FeatureState(rest), *voice) for energies, rest, voice in rows]
 

@@ -12,7 +12,6 @@ It may close only at every fifth window (160 ms, a whole number of frames of eve
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +30,6 @@ CONTEXT = 64  # samples before a window that are heard with it
 WEIGHTS = "silero_vad.jit"
 CELLS = 128
 GRID = 5  # windows
-STRIDES = (1, 2, 2, 1)  # of the detector's convolutions
 
 
 class VoiceState(NamedTuple):
@@ -52,10 +50,6 @@ class VoiceDetector:
     def __init__(self, weights: dict[str, Tensor]) -> None:
         self._weights = weights
         self._spectrum = weights["stft.forward_basis_buffer"][:, 0].t().contiguous()  # (256, 2 * 129)
-        convs = [f"encoder.{layer}.reparam_conv" for layer in range(len(STRIDES))]
-        self._convs = [
-            (weights[f"{conv}.weight"].flatten(1).t().contiguous(), weights[f"{conv}.bias"]) for conv in convs
-        ]
 
     @classmethod
     def load(cls) -> VoiceDetector:
@@ -86,58 +80,37 @@ class VoiceDetector:
 
     def step(self, samples: Tensor, state: VoiceState) -> tuple[list[float], VoiceState]:
         """Next samples (S,) at 16 kHz, S >= 0, to the probabilities of the windows that they complete."""
-        return self.step_together([samples], [state])[0]
-
-    def step_together(
-        self, samples: Sequence[Tensor], states: Sequence[VoiceState]
-    ) -> list[tuple[list[float], VoiceState]]:
-        """`step` of several streams at once; each may complete another number of windows."""
-        held = [torch.cat([state.samples, more]) for state, more in zip(states, samples, strict=True)]
-        counts = [(len(own) - CONTEXT) // WINDOW for own in held]
-        order = sorted(range(len(held)), key=lambda stream: -counts[stream])  # most windows first
-        order = [stream for stream in order if counts[stream]]
-        found: list[list[float]] = [[] for _ in held]
-        after = [state._replace(samples=own) for state, own in zip(states, held, strict=True)]
-        if not order:
-            return list(zip(found, after, strict=True))
-        windows = [held[stream].unfold(0, CONTEXT + WINDOW, WINDOW) for stream in order]  # (W, 576) each
-        firsts = list(itertools.accumulate([0, *(counts[stream] for stream in order[:-1])]))
-        frames = self._encode(torch.cat(windows))
-        hidden, cell = (torch.cat([states[stream][part] for stream in order]) for part in (1, 2))
-        for turn in range(counts[order[0]]):
-            active = [stream for stream in order if counts[stream] > turn]
-            rows = frames[[first + turn for first in firsts[: len(active)]]]
-            probabilities, heard = self._remember(rows, (hidden[: len(active)], cell[: len(active)]))
-            hidden, cell = (
-                torch.cat([new, old[len(active) :]]) for new, old in zip(heard, (hidden, cell), strict=True)
+        held = torch.cat([state.samples, samples])
+        count = (len(held) - CONTEXT) // WINDOW
+        if count == 0:
+            return [], state._replace(samples=held)
+        windows = held.unfold(0, CONTEXT + WINDOW, WINDOW)  # (W, 576)
+        hidden, cell = state.hidden, state.cell
+        weights, outputs = self._weights, []
+        for frame in self._encode(windows):
+            hidden, cell = torch.lstm_cell(
+                frame[None],
+                (hidden, cell),
+                weights["decoder.rnn.weight_ih"],
+                weights["decoder.rnn.weight_hh"],
+                weights["decoder.rnn.bias_ih"],
+                weights["decoder.rnn.bias_hh"],
             )
-            for stream, probability in zip(active, probabilities, strict=True):
-                found[stream].append(probability)
-        for row, stream in enumerate(order):
-            rest = held[stream][counts[stream] * WINDOW :].clone()
-            after[stream] = VoiceState(rest, hidden[row : row + 1], cell[row : row + 1])
-        return list(zip(found, after, strict=True))
+            outputs.append(hidden)
+        logits = F.linear(torch.cat(outputs).relu(), weights["decoder.decoder.2.weight"][..., 0])
+        probabilities: list[float] = (logits[:, 0] + weights["decoder.decoder.2.bias"]).sigmoid().tolist()
+        return probabilities, VoiceState(held[count * WINDOW :].clone(), hidden, cell)
 
     def _encode(self, windows: Tensor) -> Tensor:
         """Windows (W, 576) to what the recurrent cell hears, (W, 128)."""
         padded = F.pad(windows[:, None], (0, CONTEXT), mode="reflect")[:, 0]
         spectrum = padded.unfold(1, 256, 128) @ self._spectrum  # (W, 4, 258)
         real, imaginary = spectrum.chunk(2, -1)
-        x = (real.square() + imaginary.square()).sqrt()  # (W, 4, 129)
-        for (weight, bias), stride in zip(self._convs, STRIDES, strict=True):  # as products, which few frames suit
-            taps = F.pad(x, (0, 0, 1, 1)).unfold(1, 3, stride)  # (W, T, C, 3)
-            rows = torch.addmm(bias, taps.reshape(-1, weight.shape[0]), weight)
-            x = rows.relu_().view(*taps.shape[:2], -1)
-        return x[:, 0]
-
-    def _remember(self, frames: Tensor, before: tuple[Tensor, Tensor]) -> tuple[list[float], tuple[Tensor, Tensor]]:
-        """The next frame of each stream, (B, 128): its probability of a voice, and hidden and cell state after it."""
-        weights, rnn = self._weights, "decoder.rnn"
-        matrices = (weights[f"{rnn}.{kind}"] for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
-        hidden, cell = torch.lstm_cell(frames, before, *matrices)
-        logits = F.linear(hidden.relu(), weights["decoder.decoder.2.weight"][..., 0])
-        probabilities: list[float] = (logits[:, 0] + weights["decoder.decoder.2.bias"]).sigmoid().tolist()
-        return probabilities, (hidden, cell)
+        x = (real.square() + imaginary.square()).sqrt().transpose(1, 2)  # (W, 129, 4)
+        for layer, stride in enumerate((1, 2, 2, 1)):
+            weight, bias = (self._weights[f"encoder.{layer}.reparam_conv.{kind}"] for kind in ("weight", "bias"))
+            x = F.conv1d(x, weight, bias, stride=stride, padding=1).relu()
+        return x[..., 0]
 
 
 def package_data() -> Path | None:

@@ -123,7 +123,7 @@ def test_a_joint_step_equals_single_steps(engine: Engine) -> None:
 @torch.inference_mode()
 def test_streams_that_step_in_other_company_each_time_keep_their_own_states(engine: Engine) -> None:
     chance = np.random.default_rng(5)
-    first = [Step(torch.randn(1, 1, 80, 8), engine.model.network.init_state(1)) for _ in range(6)]
+    first = [Step(torch.randn(1, 1, 80, 80), engine.model.network.init_state(1)) for _ in range(6)]
     alone = together = [engine.answer(step)[1] for step in first]  # from here on their shapes are equal
     for _ in range(12):
         who = [int(stream) for stream in chance.permutation(6)[: chance.integers(1, 7)]]
