@@ -5,7 +5,8 @@ the streams' states have equal shapes and one step of the network serves them al
 beam are the engine's own, stream by stream. What a stream gets does not depend on who else is connected: only the
 rounding of the matrix products may differ in its last bits.
 
-In one round a stream takes one chunk, so one that sends faster than real time waits for its turn like the others.
+In one round a stream takes one chunk, so one that sends faster than real time waits for its turn like the others. Where
+most of them have more waiting, because the machine is busy, chunks are doubled: longer ones cost less for each second.
 """
 
 from __future__ import annotations
@@ -132,7 +133,8 @@ class Batcher:
                 ready = self._wait()
                 if self._stopping:
                     return
-                jobs = [self._take(stream, alone=len(ready) == 1) for stream in ready]
+                most = self._longest(ready)
+                jobs = [self._take(stream, most) for stream in ready]
             self.load.rounds += 1
             if self.load.rounds % TIDY_ROUNDS == 0:
                 self._tidy()
@@ -153,12 +155,19 @@ class Batcher:
             self._changed.wait(self._wait_s - late_s)
         return []
 
-    def _take(self, stream: Stream, alone: bool) -> list[Samples | Command]:
-        """The samples of one chunk, or all of fewer before a command, and the commands after them."""
+    def _longest(self, ready: list[Stream]) -> int:
+        """The most samples of one stream in this round, by what waits in half of the streams: one that floods us with
+        samples does not change that."""
+        typical = sorted(stream.samples for stream in ready)[(len(ready) - 1) // 2]
         most = self._chunk
-        if alone:
-            while most < LONGEST_CHUNKS * self._chunk and stream.samples >= 2 * most:
-                most *= 2
+        while most < LONGEST_CHUNKS * self._chunk and typical >= 2 * most:
+            most *= 2
+        return most
+
+    def _take(self, stream: Stream, most: int) -> list[Samples | Command]:
+        """The samples of one chunk, or all of fewer before a command, and the commands after them."""
+        while most > self._chunk and stream.samples < most:
+            most //= 2
         parts: list[Samples] = []
         taken = 0
         room = most + (-stream.state.samples) % self._unit  # back to whole units after an end in between

@@ -107,6 +107,19 @@ def test_steps_of_equal_shapes_are_taken_together(engine: Engine) -> None:
         batcher.close()
 
 
+def test_chunks_grow_where_most_streams_wait_and_not_for_one_that_floods(engine: Engine) -> None:
+    batcher = Batcher(engine, chunk_s=0.08)
+    batcher.close()  # only its rules are asked for
+    streams = [batcher.open(lambda report: None) for _ in range(3)]
+    for stream, chunks in zip(streams, (1, 2, 100), strict=True):
+        stream.feed(np.zeros(chunks * 1280, np.float32))
+    assert batcher._longest(streams) == 2 * 1280
+    assert batcher._longest(streams[::2]) == 1280
+    assert batcher._longest(streams[2:]) == 8 * 1280
+    taken = [len(batcher._take(stream, 2 * 1280)[0]) for stream in streams]  # type: ignore[arg-type]
+    assert taken == [1280, 2560, 2560]
+
+
 @torch.inference_mode()
 def test_a_joint_step_equals_single_steps(engine: Engine) -> None:
     states = [engine.model.network.init_state(1) for _ in range(5)]
