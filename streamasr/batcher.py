@@ -54,7 +54,7 @@ class Batcher:
     Args:
         wait_s: the longest that a stream with enough samples waits for others.
         chunk_s: samples are taken in chunks of this length.
-        most: the most streams in one step; 1 is one stream after the other.
+        most: the most streams in one step; 1 is one chunk of one stream after the other.
         deliver: called in the batcher's thread with the reports of a step; by default each goes to its stream's
             `receive` at once.
     """
@@ -158,6 +158,8 @@ class Batcher:
     def _longest(self, ready: list[Stream]) -> int:
         """The most samples of one stream in this round, by what waits in half of the streams: one that floods us with
         samples does not change that."""
+        if self._most == 1:
+            return self._chunk
         typical = sorted(stream.samples for stream in ready)[(len(ready) - 1) // 2]
         most = self._chunk
         while most < LONGEST_CHUNKS * self._chunk and typical >= 2 * most:
