@@ -118,6 +118,9 @@ def test_chunks_grow_where_most_streams_wait_and_not_for_one_that_floods(engine:
     assert batcher._longest(streams[2:]) == 8 * 1280
     taken = [len(batcher._take(stream, 2 * 1280)[0]) for stream in streams]  # type: ignore[arg-type]
     assert taken == [1280, 2560, 2560]
+    unbatched = Batcher(engine, chunk_s=0.08, most=1)
+    unbatched.close()
+    assert unbatched._longest(streams[2:]) == 1280
 
 
 @torch.inference_mode()
