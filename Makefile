@@ -1,7 +1,7 @@
 # On a fresh machine, with python3, git and make:   make listen    make test
 #
-# Python packages go into .venv, and uv into .uv where it is missing; only PortAudio, and PulseAudio for the tests of the
-# microphone, come from the system's package manager. ARGS is passed on:  make listen ARGS="--save talk.srt"
+# Python packages go into .venv, and uv into .uv where it is missing; only PortAudio, and for the tests PulseAudio and
+# Chromium, come from the system's package manager. ARGS is passed on:  make listen ARGS="--save talk.srt"
 
 SHELL := /bin/sh
 PYTHON := .venv/bin/python
@@ -26,7 +26,7 @@ doctor: .venv/listen.stamp ## what works here, and what to do about the rest
 	@.venv/bin/streamasr doctor --fix $(ARGS)
 
 setup: .venv/develop.stamp ## everything that developing needs
-	@$(PYTHON) -m streamasr.system portaudio pulseaudio || true
+	@$(PYTHON) -m streamasr.system portaudio pulseaudio chromium || true
 
 check: setup lint types imports test ## everything that CI checks
 

@@ -5,7 +5,8 @@ the streams' states have equal shapes and one step of the network serves them al
 beam are the engine's own, stream by stream. What a stream gets does not depend on who else is connected: only the
 rounding of the matrix products may differ in its last bits.
 
-In one round a stream takes one chunk, so one that sends faster than real time waits for its turn like the others.
+In one round a stream takes one chunk, so one that sends faster than real time waits for its turn like the others. Where
+most of them have more waiting, because the machine is busy, chunks are doubled: longer ones cost less for each second.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from streamasr.engine import Engine, Step, StreamState, Work
+from streamasr.engine import Engine, StreamState
 from streamasr.errors import StreamasrError
 from streamasr.events import End, Event, Partial
-from streamasr.layers import State
-from streamasr.rows import Row, Shapes, shapes, step_together
+from streamasr.rows import Row, Shapes, answers, shapes
 from streamasr.stream import Command, Report, Stream
+from streamasr.work import Request, Step, Work
 
 Samples = NDArray[np.float32]
 UNIT_S = 0.04  # chunks are whole multiples of this, one output frame of the network
@@ -53,7 +54,7 @@ class Batcher:
     Args:
         wait_s: the longest that a stream with enough samples waits for others.
         chunk_s: samples are taken in chunks of this length.
-        most: the most streams in one step; 1 is one stream after the other.
+        most: the most streams in one step; 1 is one chunk of one stream after the other.
         deliver: called in the batcher's thread with the reports of a step; by default each goes to its stream's
             `receive` at once.
     """
@@ -132,7 +133,8 @@ class Batcher:
                 ready = self._wait()
                 if self._stopping:
                     return
-                jobs = [self._take(stream, alone=len(ready) == 1) for stream in ready]
+                most = self._longest(ready)
+                jobs = [self._take(stream, most) for stream in ready]
             self.load.rounds += 1
             if self.load.rounds % TIDY_ROUNDS == 0:
                 self._tidy()
@@ -153,12 +155,21 @@ class Batcher:
             self._changed.wait(self._wait_s - late_s)
         return []
 
-    def _take(self, stream: Stream, alone: bool) -> list[Samples | Command]:
-        """The samples of one chunk, or all of fewer before a command, and the commands after them."""
+    def _longest(self, ready: list[Stream]) -> int:
+        """The most samples of one stream in this round, by what waits in half of the streams: one that floods us with
+        samples does not change that."""
+        if self._most == 1:
+            return self._chunk
+        typical = sorted(stream.samples for stream in ready)[(len(ready) - 1) // 2]
         most = self._chunk
-        if alone:
-            while most < LONGEST_CHUNKS * self._chunk and stream.samples >= 2 * most:
-                most *= 2
+        while most < LONGEST_CHUNKS * self._chunk and typical >= 2 * most:
+            most *= 2
+        return most
+
+    def _take(self, stream: Stream, most: int) -> list[Samples | Command]:
+        """The samples of one chunk, or all of fewer before a command, and the commands after them."""
+        while most > self._chunk and stream.samples < most:
+            most //= 2
         parts: list[Samples] = []
         taken = 0
         room = most + (-stream.state.samples) % self._unit  # back to whole units after an end in between
@@ -215,21 +226,22 @@ class Batcher:
                     self._report(done)
 
     def _step(self, tasks: list[_Task]) -> tuple[list[_Task], list[_Task]]:
-        """One step of the network for all; the tasks that are done, and those that ask for another."""
+        """One answer for all; the tasks that are done, and those that ask for more."""
         began = time.perf_counter()
         requests = [task.request for task in tasks if task.request is not None]
         try:
-            answers = step_together(self.engine.model.network, requests)
+            found = answers(self.engine, requests)
         except Exception as error:
-            log.exception("a step of the network failed")
+            log.exception("a step failed")
             for task in tasks:
                 task.error = error
             return tasks, []
-        self.load.steps += 1
-        self.load.stepped += len(tasks)
-        if self.load.observe:
-            self.load.observe(len(tasks), time.perf_counter() - began)
-        more = [task for task, answer in zip(tasks, answers, strict=True) if task.advance(answer)]
+        if isinstance(requests[0], Step):
+            self.load.steps += 1
+            self.load.stepped += len(tasks)
+            if self.load.observe:
+                self.load.observe(len(tasks), time.perf_counter() - began)
+        more = [task for task, answer in zip(tasks, found, strict=True) if task.advance(answer)]
         return [task for task in tasks if task not in more], more
 
     def _report(self, tasks: list[_Task]) -> None:
@@ -258,12 +270,12 @@ class _Task:
         self.stream = stream
         self.heard = len(job[0]) if not isinstance(job[0], Command) else 0
         self.error: Exception | None = None
-        self.request: Step | None = None
+        self.request: Request | None = None
         self._state, self._events, self._marks = stream.state, [], []  # type: ignore[var-annotated]
         self._work = self._do(job)
 
-    def advance(self, answer: tuple[Tensor, tuple[State, ...]] | None) -> bool:
-        """Go on with the network's answer; true where another step is asked for."""
+    def advance(self, answer: Any) -> bool:
+        """Go on with the answer to the last request; true where there is another."""
         try:
             self.request = next(self._work) if answer is None else self._work.send(answer)
         except StopIteration:

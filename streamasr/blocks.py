@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -51,48 +51,50 @@ class RecurrentBlock(Residual):
             layers.append(Dropout(config.dropout))
         super().__init__(layers, (config.size,))
         self._fusible = bool(config.context) and config.rnn == "gated" and not config.bidirectional
-        self._kernel: Tensor | None = None  # (K, C)
         self._dense: tuple[Dense, Dense] | None = None
+        self._context: tuple[Any, ...] = ()  # as `dense_cpu.norm_and_context` takes it: weight to offset
+        self._matrices: tuple[Any, ...] = ()  # of both maps, as `dense_cpu.recurrent_block` takes them
 
     def prepare(self, precision: str) -> None:
         if self._fusible:
-            _, conv, rnn = list(self.inner)[:3]
-            self._kernel = cast(Conv, conv).conv.weight.data[:, 0].t().contiguous()
+            first, conv, rnn = list(self.inner)[:3]
+            norm, depthwise = cast(Norm, first).norm, cast(Conv, conv).conv
+            kernel, offset = depthwise.weight.data[:, 0].t().contiguous(), cast(Tensor, depthwise.bias).data
+            weight, bias = norm.weight.data.numpy(), norm.bias.data.numpy()
+            self._context = (weight, bias, norm.eps, kernel.numpy(), offset.numpy())
             self._dense = cast(GatedRnn, rnn).prepared(precision)
+            self._matrices = tuple(array for dense in self._dense for array in dense.arrays)
 
     def step(self, x: Tensor, state: ResidualState) -> tuple[Tensor, ResidualState]:
-        if self._dense is None or self._kernel is None or not serves(x):
+        if self._dense is None or not serves(x):
             return super().step(x, state)
         _, context, recurrence, *rest = state.inner
         held = context.frames.permute(2, 0, 1).contiguous()  # (L, B, C)
-        count = held.shape[0] + x.shape[2] - self._kernel.shape[0] + 1
+        count = held.shape[0] + x.shape[2] - self._context[3].shape[0] + 1
         if count <= 0:
             return super().step(x, state)
-        from streamasr.dense_cpu import norm_and_context
+        from streamasr import dense_cpu
 
+        arguments: tuple[Any, ...]
         frames = x.permute(2, 0, 1).contiguous()  # (T, B, C)
-        norm = cast(Norm, self.inner.layers[0]).norm
-        offset = cast(Tensor, cast(Conv, self.inner.layers[1]).conv.bias)
+        skipped = state.skipped.permute(2, 0, 1).contiguous()
         normed = x.new_empty(held.shape[0] + frames.shape[0], *frames.shape[1:])
-        heard = x.new_empty(count, *frames.shape[1:])
-        norm_and_context(
-            frames.numpy(),
-            held.numpy(),
-            norm.weight.numpy(),
-            norm.bias.numpy(),
-            norm.eps,
-            self._kernel.numpy(),
-            offset.numpy(),
-            normed.numpy(),
-            heard.numpy(),
-        )
-        gates, out = self._dense
-        rows = heard.view(-1, frames.shape[2])
-        y, memory = gated(gates(rows).view(*heard.shape[:2], -1), recurrence.memory)
-        y = out(y.view(rows.shape)).view(heard.shape)
-        skipped = state.skipped.permute(2, 0, 1)
-        if len(skipped):
-            frames = torch.cat([skipped, frames])
-        inner = ((), ConvState(normed[count:].permute(1, 2, 0)), GatedState(memory), *rest)
-        after = ResidualState(inner, frames[count:].permute(1, 2, 0))
-        return y.add_(frames[:count]).permute(1, 2, 0), after
+        y = x.new_empty(count, *frames.shape[1:])
+        if all(dense.suits(count * frames.shape[1]) for dense in self._dense):
+            memory = recurrence.memory.clone(memory_format=torch.contiguous_format)
+            given = (frames.numpy(), held.numpy(), skipped.numpy(), memory.numpy())
+            arguments = (*given, *self._context, *self._matrices, normed.numpy(), y.numpy())
+            dense_cpu.recurrent_block(*arguments)
+        else:
+            arguments = (frames.numpy(), held.numpy(), *self._context, normed.numpy(), y.numpy())
+            dense_cpu.norm_and_context(*arguments)
+            gates, out = self._dense
+            rows = y.view(-1, frames.shape[2])
+            inner, memory = gated(gates(rows).view(*y.shape[:2], -1), recurrence.memory)
+            y = out(inner.view(rows.shape)).view(y.shape)
+            late = min(count, len(skipped))
+            y[:late] += skipped[:late]
+            y[late:] += frames[: count - late]
+        following = torch.cat([skipped, frames])[count:] if len(skipped) else frames[count:]
+        inner_state = ((), ConvState(normed[count:].permute(1, 2, 0)), GatedState(memory), *rest)
+        return y.permute(1, 2, 0), ResidualState(inner_state, following.permute(1, 2, 0))

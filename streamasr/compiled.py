@@ -1,4 +1,4 @@
-"""How the decoder is compiled: by numba at first use, and kept on disk after that."""
+"""How decoder and network are compiled: by numba at first use, and kept on disk after that."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 
 UNCOUNTED = {"_nrt": False} if hasattr(CPUTargetOptions, "_nrt") else {}  # it is not documented and may go
 SOURCES = ("agreement", "align", "beam", "compiled", "gains", "lexicon", "lm", "ngram", "tree")
+LOOPS = ("activation_cpu", "dense_cpu", "patches_cpu", "voice_cpu")
 
 
-def _digest() -> str:
+def _digest(sources: tuple[str, ...]) -> str:
     """What the machine code is made from: numba itself looks only at the file of the function that is called."""
     digest = hashlib.sha256()
-    for name in SOURCES:
+    for name in sources:
         digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     return digest.hexdigest()[:12]
 
 
 def entry(function: FunctionT) -> FunctionT:
     """Compile a function that Python calls; the machine code is kept next to the source, or in the user's cache."""
-    function.__qualname__ += f"_{_digest()}"  # part of the name of the kept file
+    function.__qualname__ += f"_{_digest(SOURCES)}"  # part of the name of the kept file
     return njit(cache=True, nogil=True)(function)  # type: ignore[return-value]
 
 
@@ -60,3 +61,13 @@ def chosen(function: FunctionT, *arguments: object) -> FunctionT:
     types = tuple(map(typeof, arguments))
     function.compile(types)  # type: ignore[attr-defined]
     return function.get_overload(types)  # type: ignore[no-any-return]
+
+
+def loops(signatures: str | list[str]) -> Callable[[FunctionT], FunctionT]:
+    """Compile loops over arrays of floats, for Python and for each other; kept on disk."""
+
+    def wrap(function: FunctionT) -> FunctionT:
+        function.__qualname__ += f"_{_digest(LOOPS)}"
+        return njit(signatures, cache=True, fastmath=True, nogil=True)(function)  # type: ignore[return-value]
+
+    return wrap

@@ -6,17 +6,53 @@ does not depend on which frames share its chunk, as it would where inputs are ro
 
 from __future__ import annotations
 
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-FEW = {"float32": 12, "int8": 64}  # rows up to which the compiled product is faster than torch's
 DEPTH_STEP = 4
+TRIED = (4, 8, 12, 16, 24, 32, 64)  # rows
+TRIALS = 3
 
 
 def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
     """A matrix (N, K) as bytes (N, K) and the scale of each row (N,): weight is about bytes * scale."""
     scale = (weight.abs().amax(1) / 127).clamp(min=1e-12)
     return torch.round(weight / scale[:, None]).to(torch.int8), scale
+
+
+@functools.cache
+def few(precision: str) -> int:
+    """Rows up to which the compiled product is at least as fast as torch's on this processor: measured, once.
+
+    It depends on the processor and on the library that torch brings for it: 8 on one, 64 on another.
+    """
+    from streamasr.dense_cpu import product
+
+    depth, columns = 512, 1024
+    whole, scale = torch.zeros(depth, columns), torch.ones(columns)
+    packed = whole.to(torch.int8 if precision == "int8" else torch.float32)
+    best = 0
+    for rows in TRIED:
+        x, y = torch.ones(rows, depth), torch.empty(rows, columns)
+        arrays = [tensor.numpy() for tensor in (x, packed, scale, scale, y)]
+        compiled_s = min(_seconds(product, *arrays) for _ in range(TRIALS))
+        if compiled_s > min(_seconds(torch.addmm, scale, x, whole) for _ in range(TRIALS)):
+            break
+        best = rows
+    return best
+
+
+def _seconds(function: Callable[..., object], *arguments: Any) -> float:
+    began = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - began
 
 
 class Dense:
@@ -30,7 +66,7 @@ class Dense:
 
     def __init__(self, weight: Tensor, bias: Tensor, precision: str) -> None:
         self._bias, self._scale = bias.contiguous(), torch.ones_like(bias)
-        self._few = FEW[precision] if weight.shape[1] % DEPTH_STEP == 0 else 0
+        self._few = few(precision) if weight.shape[1] % DEPTH_STEP == 0 else 0
         bytes_: Tensor | None = None
         if precision == "int8":
             bytes_, self._scale = rounded(weight)
@@ -38,14 +74,23 @@ class Dense:
         self._whole = weight.t().contiguous()  # (K, N)
         self._packed = self._whole if bytes_ is None else bytes_.t().contiguous()
 
+    def suits(self, rows: int) -> bool:
+        """Whether so few rows are faster with compiled loops."""
+        return 0 < rows <= self._few
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
+        """Matrix, scale and bias as `dense_cpu.product` takes them."""
+        return self._packed.numpy(), self._scale.numpy(), self._bias.numpy()
+
     def __call__(self, x: Tensor) -> Tensor:
         """(M, K) to (M, N)."""
-        if not 0 < x.shape[0] <= self._few:
+        if not self.suits(x.shape[0]):
             return torch.addmm(self._bias, x, self._whole)
         from streamasr.dense_cpu import product
 
         y = x.new_empty(x.shape[0], self._bias.shape[0])
-        product(x.contiguous().numpy(), self._packed.numpy(), self._scale.numpy(), self._bias.numpy(), y.numpy())
+        product(x.contiguous().numpy(), *self.arrays, y.numpy())
         return y
 
 

@@ -9,20 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from streamasr.activation_cpu import sigmoid
+from streamasr.compiled import loops
 
 Floats = NDArray[np.float32]
 
 
-@njit(
-    [
-        f"void(float32[:,::1], {kind}[:,::1], float32[::1], float32[::1], float32[:,::1])"
-        for kind in ("float32", "int8")
-    ],
-    cache=True,
-    fastmath=True,
-    nogil=True,
+@loops(
+    [f"void(float32[:,::1], {kind}[:,::1], float32[::1], float32[::1], float32[:,::1])" for kind in ("float32", "int8")]
 )
 def product(x: Floats, weight: NDArray[Any], scale: Floats, bias: Floats, y: Floats) -> None:
     """y = x @ weight * scale + bias, for x (M, K), weight (K, N) with K a multiple of 4, scale and bias (N,)."""
@@ -64,9 +60,7 @@ def product(x: Floats, weight: NDArray[Any], scale: Floats, bias: Floats, y: Flo
                 y[m3, n] = t3[n] * scale[n] + bias[n]
 
 
-@njit(
-    "void(float32[:,:,::1], float32[:,:,::1], float32[:,::1], float32[:,:,::1])", cache=True, fastmath=True, nogil=True
-)
+@loops("void(float32[:,:,::1], float32[:,:,::1], float32[:,::1], float32[:,:,::1])")
 def gate(linear: Floats, opened: Floats, memory: Floats, y: Floats) -> None:
     """The gated recurrence of `recurrent.GatedRnn` over a chunk.
 
@@ -84,12 +78,9 @@ def gate(linear: Floats, opened: Floats, memory: Floats, y: Floats) -> None:
                 y[t, b, c] = new * linear[t, b, 2 * channels + c] * opened[t, b, channels + c]
 
 
-@njit(
+@loops(
     "void(float32[:,:,::1], float32[:,:,::1], float32[::1], float32[::1], float32, float32[:,::1], float32[::1],"
-    " float32[:,:,::1], float32[:,:,::1])",
-    cache=True,
-    fastmath=True,
-    nogil=True,
+    " float32[:,:,::1], float32[:,:,::1])"
 )
 def norm_and_context(
     x: Floats,
@@ -133,3 +124,56 @@ def norm_and_context(
             for k in range(kernel.shape[0]):
                 for c in range(channels):
                     y[t, b, c] += kernel[k, c] * normed[t + k, b, c]
+
+
+@loops(
+    [
+        "void(float32[:,:,::1], float32[:,:,::1], float32[:,:,::1], float32[:,::1], float32[::1], float32[::1],"
+        f" float32, float32[:,::1], float32[::1], {kind}[:,::1], float32[::1], float32[::1], {kind}[:,::1],"
+        " float32[::1], float32[::1], float32[:,:,::1], float32[:,:,::1])"
+        for kind in ("float32", "int8")
+    ]
+)
+def recurrent_block(
+    x: Floats,
+    held: Floats,
+    skipped: Floats,
+    memory: Floats,
+    weight: Floats,
+    bias: Floats,
+    epsilon: float,
+    kernel: Floats,
+    offset: Floats,
+    gates: NDArray[Any],
+    gates_scale: Floats,
+    gates_bias: Floats,
+    out: NDArray[Any],
+    out_scale: Floats,
+    out_bias: Floats,
+    normed: Floats,
+    y: Floats,
+) -> None:
+    """A chunk of `blocks.RecurrentBlock`, all its parts.
+
+    Args:
+        x, held, weight to offset, normed: as in `norm_and_context`.
+        skipped: (S, B, C) inputs whose outputs are still to come. `memory`: as in `gate`.
+        gates, out: matrices (C, 3 C) and (C, C) with their scales and biases, as in `product`.
+        y: (T', B, C), written.
+    """
+    count, batch, channels = y.shape
+    heard = np.empty((count, batch, channels), np.float32)
+    norm_and_context(x, held, weight, bias, epsilon, kernel, offset, normed, heard)
+    rows = count * batch
+    linear = np.empty((rows, 3 * channels), np.float32)
+    product(heard.reshape(rows, channels), gates, gates_scale, gates_bias, linear)
+    opened = np.empty((rows, 2 * channels), np.float32)
+    for r in range(rows):
+        sigmoid(linear[r, channels:], np.float32(1), opened[r])
+    gate(linear.reshape(count, batch, 3 * channels), opened.reshape(count, batch, 2 * channels), memory, heard)
+    product(heard.reshape(rows, channels), out, out_scale, out_bias, y.reshape(rows, channels))
+    waiting = skipped.shape[0]
+    for t in range(count):
+        for b in range(batch):
+            for c in range(channels):
+                y[t, b, c] += skipped[t, b, c] if t < waiting else x[t - waiting, b, c]

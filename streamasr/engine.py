@@ -6,8 +6,8 @@ Nothing here has a thread, a clock, a file or a global; any number of streams sh
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Mapping
-from typing import NamedTuple, TypeAlias, TypeVar
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from streamasr.bundle import Bundle
 from streamasr.config import BeamConfig, EndpointConfig
-from streamasr.ctc import BeamState, Decoder, SpokenWord
+from streamasr.ctc import BeamState, Decoder, LogProbs, SpokenWord
 from streamasr.endpoint import Endpointer, EndpointState
 from streamasr.errors import BundleError, SampleError
 from streamasr.events import End, Event, Final, Partial, SpeechStarted, Word
@@ -24,6 +24,7 @@ from streamasr.features import FeatureState
 from streamasr.layers import State
 from streamasr.lm import LanguageModel
 from streamasr.voice import WINDOW, Gate, GateState, VoiceState
+from streamasr.work import Heard, Listen, Request, Step, Work, log_probs
 
 Samples = NDArray[np.float32]
 ResultT = TypeVar("ResultT")
@@ -69,20 +70,6 @@ class StreamState(NamedTuple):
     begun: bool = False
     gate: GateState = GateState(open=True)
     voice: VoiceState | None = None
-
-
-class Step(NamedTuple):
-    """A request for one step of the network: energies (1, 1, mels, T) and the state before them.
-
-    The answer is `network.step(*request)`: logits (1, tokens, T') and the state after them.
-    """
-
-    energies: Tensor
-    network: tuple[State, ...]
-
-
-Work: TypeAlias = Generator[Step, tuple[Tensor, tuple[State, ...]], ResultT]
-"""Work on one stream that asks for steps of the network, so that steps of many streams can be taken together."""
 
 
 class Engine:
@@ -162,10 +149,21 @@ class Engine:
         try:
             request = next(work)
             while True:
-                request = work.send(self.model.network.step(*request))
+                request = work.send(self.answer(request))
         except StopIteration as end:
             result: ResultT = end.value
             return result
+
+    @torch.inference_mode()
+    def answer(self, request: Request) -> Any:
+        """The answer to one request of one stream."""
+        if isinstance(request, Step):
+            logits, network = self.model.network.step(*request)
+            return log_probs(logits)[0], network
+        energies, features = self.model.features.step(request.samples[None].to(self.device), request.features)
+        if request.voice is None or self.gate is None:
+            return Heard(energies, features, [], request.voice)
+        return Heard(energies, features, *self.gate.detector.step(request.samples, request.voice))
 
     def feed(self, samples: Samples, state: StreamState) -> tuple[list[Event], StreamState]:
         """Hear the next samples, (S,) float32 mono at 16 kHz in -1..1, S >= 0.
@@ -246,18 +244,18 @@ class Engine:
 
     def _admit(self, samples: Tensor, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
         """Next samples (S,) through the gate. The network hears them where it is open; else their energies are kept."""
+        held = state.features.samples.shape[-1]
+        known = self.gate.detector.missing(state.voice) if self.gate and state.voice else 0  # end of the next window
+        heard: Heard = yield Listen(samples, state.features, state.voice)
+        state = state._replace(features=heard.features, voice=heard.voice)
+        probabilities, begin, given = heard.probabilities, 0, 0
         events: list[Event] = []
-        probabilities: list[float] = []
-        known = 0  # samples before these, of a window not yet complete
-        if self.gate and state.voice:
-            known = self.gate.detector.missing(state.voice)
-            probabilities, voice = self.gate.detector.step(samples, state.voice)
-            state = state._replace(voice=voice)
         while True:
             turn, gate = self.gate.scan(probabilities, state.gate) if self.gate else (None, state.gate)
-            count = len(samples) if turn is None else known + turn * WINDOW
-            energies, features = self.model.features.step(samples[None, :count].to(self.device), state.features)
-            state = state._replace(features=features, samples=state.samples + count, gate=gate)
+            end = len(samples) if turn is None else known + turn * WINDOW
+            frames = self.model.features.complete(held + end)
+            energies = heard.energies[..., given:frames]
+            state = state._replace(samples=state.samples + end - begin, gate=gate)
             if gate.open:
                 found, state = yield from self._hear(energies, state)
                 events += found
@@ -267,7 +265,7 @@ class Engine:
                 return events, state
             found, state = (yield from self._open(state)) if not gate.open else self._close(state)
             events += found
-            samples, probabilities, known = samples[count:], probabilities[turn + 1 :], WINDOW
+            probabilities, known, begin, given = probabilities[turn + 1 :], end + WINDOW, end, frames
 
     def _open(self, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
         """Let the network hear, from a while ago on: what was said before a voice was found is not lost."""
@@ -278,8 +276,8 @@ class Engine:
         shift_s = state.shift_s + (begin - state.frames) * self.frame_s
         gate = state.gate._replace(open=True)
         state = state._replace(frames=begin, shift_s=shift_s, gate=gate, endpoint=EndpointState())
-        log_probs, state = yield from self._rewarm(state, first)
-        return (yield from self._decode(log_probs, state))
+        rows, state = yield from self._rewarm(state, first)
+        return (yield from self._decode(rows, state))
 
     def _close(self, state: StreamState) -> tuple[list[Event], StreamState]:
         """Spare the network from now on, and end the utterance. Letters that it still finds where there is no voice, as
@@ -297,16 +295,16 @@ class Engine:
         events, state = yield from self._hear(self.model.features.flush(state.features), state)
         tail = self.model.network.flush(state.network)
         if tail is not None:
-            more, state = yield from self._decode(tail.transpose(1, 2).log_softmax(-1), state, ended=True)
+            more, state = yield from self._decode(log_probs(tail)[0], state, ended=True)
             events += more
         return events, state
 
     def _hear(self, energies: Tensor, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
         """Next energies (1, mels, T) through network, endpoint rules and beam."""
-        logits, network = yield Step(energies[:, None], state.network)
+        rows, network = yield Step(energies[:, None], state.network)
         history = torch.cat([state.history, energies], -1)  # long enough for an endpoint anywhere in these
         state = state._replace(network=network, history=history, hops=state.hops + energies.shape[-1])
-        events, state = yield from self._decode(logits.transpose(1, 2).log_softmax(-1), state)
+        events, state = yield from self._decode(rows, state)
         return events, state._replace(history=state.history[..., -self._kept :])
 
     def _keep(self, energies: Tensor, state: StreamState) -> StreamState:
@@ -314,13 +312,11 @@ class Engine:
         history = torch.cat([state.history, energies], -1)[..., -self._kept :]
         return state._replace(history=history, hops=state.hops + energies.shape[-1])
 
-    def _decode(
-        self, log_probs: Tensor, state: StreamState, ended: bool = False
-    ) -> Work[tuple[list[Event], StreamState]]:
-        """Next log-probabilities (1, T, tokens) through endpoint rules and beam. `ended`: the network is flushed."""
+    def _decode(self, rows: LogProbs, state: StreamState, ended: bool = False) -> Work[tuple[list[Event], StreamState]]:
+        """Next log-probabilities (T, tokens) through endpoint rules and beam. `ended`: the network is flushed."""
         events: list[Event] = []
-        passed = min(state.ahead, log_probs.shape[1])
-        rows = log_probs[0, passed:].cpu().numpy()
+        passed = min(state.ahead, len(rows))
+        rows = rows[passed:]
         state = state._replace(ahead=state.ahead - passed)
         while True:
             endpoint, rules = self.endpointer.scan(rows.argmax(-1).tolist(), state.endpoint)
@@ -335,25 +331,23 @@ class Engine:
             if not ended:
                 warm_s = WARM_PAUSE_S if endpoint.pause else WARM_SPEECH_S
                 first = max(self._oldest(state), state.frames - round(warm_s / self.frame_s))
-                renewed, state = yield from self._rewarm(state, first)
-                rows = renewed[0].cpu().numpy()
+                rows, state = yield from self._rewarm(state, first)
 
     def _oldest(self, state: StreamState) -> int:
         """The first output frame whose energies are all kept."""
         return -(-(state.hops - state.history.shape[-1]) // self._stride)
 
-    def _rewarm(self, state: StreamState, first: int) -> Work[tuple[Tensor, StreamState]]:
-        """A fresh network state that has heard all again from output frame `first` on, and its outputs (1, T, tokens)
+    def _rewarm(self, state: StreamState, first: int) -> Work[tuple[LogProbs, StreamState]]:
+        """A fresh network state that has heard all again from output frame `first` on, and its outputs (T, tokens)
         from `state.frames` on; those decoded already are `ahead`.
 
         A recurrent state that is carried for long drifts; a fresh one behaves as in training.
         """
         oldest = state.hops - state.history.shape[-1]
         energies = state.history[..., first * self._stride - oldest :]
-        logits, network = yield Step(energies[:, None], self.model.network.init_state(1))
+        rows, network = yield Step(energies[:, None], self.model.network.init_state(1))
         known = state.frames - first
-        state = state._replace(network=network, ahead=max(0, known - logits.shape[-1]))
-        return logits[..., known:].transpose(1, 2).log_softmax(-1), state
+        return rows[known:], state._replace(network=network, ahead=max(0, known - len(rows)))
 
     def _word(self, word: SpokenWord, state: StreamState) -> Word:
         start_s, end_s = (frame * self.frame_s + state.shift_s for frame in (word.start, word.end))

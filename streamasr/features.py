@@ -75,6 +75,10 @@ class LogMel(nn.Module):
         """Number of frames of a whole signal, the flushed tail included."""
         return -(-samples // self.config.hop)
 
+    def complete(self, samples: int) -> int:
+        """Number of frames that are whole in so many samples, those of the state included."""
+        return max(0, (samples - self.config.window) // self.config.hop + 1)
+
     def forward(self, samples: Tensor) -> Tensor:
         """Whole signals (B, S) to (B, mels, ceil(S / hop)); the last frame is filled up with zeros, as in `flush`."""
         missing = -samples.shape[-1] % self.config.hop
@@ -88,7 +92,7 @@ class LogMel(nn.Module):
     def step(self, samples: Tensor, state: FeatureState) -> tuple[Tensor, FeatureState]:
         """Next samples (B, S), S >= 0, to the frames (B, mels, T) that they complete, T >= 0."""
         held = torch.cat([state.samples, samples], -1)
-        count = max(0, (held.shape[-1] - self.config.window) // self.config.hop + 1)
+        count = self.complete(held.shape[-1])
         rest = FeatureState(held[:, count * self.config.hop :])
         if count == 0:
             return held.new_zeros(held.shape[0], self.config.mels, 0), rest

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jiwer
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torchaudio.functional import forced_align
 
-from streamasr.bundle import Bundle
+if TYPE_CHECKING:
+    from streamasr.bundle import Bundle
 
 Samples = NDArray[np.float32]
 
@@ -58,16 +57,19 @@ class Clock:
         return self.now_s
 
 
-@torch.inference_mode()
 def spoken(bundle: Bundle, samples: Samples, words: Sequence[str]) -> list[Spoken]:
     """When words were said in samples (S,), by forced alignment on the logits of the bundle's own model.
 
     A word ends with the frame after the last one of its last letter. Nothing where the words do not fit the sound.
     """
+    import torch  # the rest of this module goes without it, so that peers need no memory for it
+    from torchaudio.functional import forced_align
+
     tokens = bundle.vocab.encode(" ".join(words))
     sound = torch.from_numpy(np.ascontiguousarray(samples))[None]
     device = bundle.model.features.window.device
-    log_probs, lengths = bundle.model(sound.to(device), torch.tensor([len(samples)], device=device))
+    with torch.inference_mode():
+        log_probs, lengths = bundle.model(sound.to(device), torch.tensor([len(samples)], device=device))
     log_probs = log_probs[:, : int(lengths[0])].float().cpu()
     repeats = sum(a == b for a, b in itertools.pairwise(tokens))
     if not tokens or len(tokens) + repeats > log_probs.shape[1]:

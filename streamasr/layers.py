@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from streamasr import fused
 from streamasr.dense import Dense
+from streamasr.patches import KERNEL, Patches
 
 SHORT = 64  # frames
 
@@ -101,6 +102,16 @@ class Conv(Layer):
             self.conv = nn.Conv1d(inputs, outputs, kernel, stride, groups=groups)
         else:
             self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=(kernel // 2, 0), groups=groups)
+        self._patches: Patches | None = None
+
+    def prepare(self, precision: str) -> None:
+        self._patches = self.patches()
+
+    def patches(self, norm: nn.LayerNorm | None = None) -> Patches | None:
+        """Prepared for streams on the CPU, after a normalisation and rectification; None where its form is another."""
+        if isinstance(self.conv, nn.Conv2d) and self.kernel == KERNEL and self.conv.groups == 1:
+            return Patches(self.conv, norm)
+        return None
 
     def _shape(self, batch: int, channels: int, frames: int) -> tuple[int, ...]:
         if self.frequencies is None:
@@ -119,6 +130,8 @@ class Conv(Layer):
         return ConvState(self.conv.weight.new_zeros(self._shape(batch, self.inputs, self.left)))
 
     def step(self, x: Tensor, state: ConvState) -> tuple[Tensor, ConvState]:
+        if self._patches and serves(x) and (done := self._patches(x, state.frames)):
+            return done[0], ConvState(done[1])
         held = torch.cat([state.frames, x], -1)
         count = max(0, (held.shape[-1] - self.kernel) // self.stride + 1)
         rest = ConvState(held[..., count * self.stride :])
@@ -174,6 +187,8 @@ class Norm(Pointwise):
         self.norm = nn.LayerNorm(channels)
 
     def apply_frames(self, x: Tensor) -> Tensor:
+        if x.dim() == 4 and x.stride(3) > x.stride(2):  # as `patches.lines` lays it out
+            return self.norm(x.permute(0, 3, 2, 1)).permute(0, 3, 2, 1)  # type: ignore[no-any-return]
         return self.norm(x.movedim(1, -1)).movedim(-1, 1)  # type: ignore[no-any-return]
 
     def rectified(self, x: Tensor, lengths: Tensor, margins: tuple[int, int]) -> Tensor:
@@ -198,15 +213,19 @@ class Flatten(Pointwise):
 
     def __init__(self, channels: int, frequencies: int, outputs: int) -> None:
         super().__init__()
+        self.channels = channels
         self.linear = nn.Linear(channels * frequencies, outputs)
         self._dense: Dense | None = None
 
     def prepare(self, precision: str) -> None:
-        self._dense = Dense(self.linear.weight.data, self.linear.bias.data, precision)
+        weight = self.linear.weight.data  # (outputs, C F)
+        turned = weight.view(len(weight), self.channels, -1).transpose(1, 2).flatten(1)  # (outputs, F C)
+        self._dense = Dense(turned, self.linear.bias.data, precision)
+        weight.copy_(turned.view(len(weight), -1, self.channels).transpose(1, 2).flatten(1))
 
     def apply_frames(self, x: Tensor) -> Tensor:
         if self._dense and serves(x):
-            rows = x.permute(0, 3, 1, 2).reshape(x.shape[0] * x.shape[3], -1)  # (B T, C F)
+            rows = x.permute(0, 3, 2, 1).reshape(x.shape[0] * x.shape[3], -1)  # (B T, F C)
             return self._dense(rows).view(x.shape[0], x.shape[3], -1).transpose(1, 2)
         return self.linear(x.flatten(1, 2).transpose(1, 2)).float().transpose(1, 2)  # type: ignore[no-any-return]
 
@@ -325,6 +344,14 @@ class Residual(Layer):
         super().__init__()
         self.inner = Stack(layers)
         self.shape, self.right = shape, self.inner.right
+        self._patches: tuple[Patches, Patches] | None = None
+
+    def prepare(self, precision: str) -> None:
+        kinds = [type(layer) for layer in self.inner]
+        if kinds == 2 * [Norm, Activation, Conv]:
+            norm, _, conv, norm2, _, conv2 = (cast(Any, layer) for layer in self.inner)
+            first, second = conv.patches(norm.norm), conv2.patches(norm2.norm)
+            self._patches = (first, second) if first and second else None
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         return x + self.inner(x, lengths)  # type: ignore[no-any-return]
@@ -334,10 +361,24 @@ class Residual(Layer):
         return ResidualState(self.inner.init_state(batch), like.new_zeros(batch, *self.shape, 0))
 
     def step(self, x: Tensor, state: ResidualState) -> tuple[Tensor, ResidualState]:
-        y, inner = self.inner.step(x, state.inner)
+        if not (self._patches and serves(x) and (done := self._by_patches(self._patches, x, state.inner))):
+            y, inner = self.inner.step(x, state.inner)
+        else:
+            y, inner = done
         skipped = torch.cat([state.skipped, x], -1)
         count = y.shape[-1]
         return skipped[..., :count] + y, ResidualState(inner, skipped[..., count:])
+
+    @staticmethod
+    def _by_patches(
+        convolutions: tuple[Patches, Patches], x: Tensor, inner: tuple[State, ...]
+    ) -> tuple[Tensor, tuple[State, ...]] | None:
+        """The inner layers in two compiled steps; None where a convolution completes no frame."""
+        first = convolutions[0](x, inner[2].frames)
+        second = convolutions[1](first[0], inner[5].frames) if first else None
+        if not first or not second:
+            return None
+        return second[0], ((), (), ConvState(first[1]), (), (), ConvState(second[1]))
 
     def flush(self, state: ResidualState) -> Tensor | None:
         y = self.inner.flush(state.inner)

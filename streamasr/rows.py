@@ -6,14 +6,18 @@ batch is used as it is and nothing is copied.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
-from streamasr.engine import Step
-from streamasr.layers import Layer, State
+from streamasr.engine import Engine
+from streamasr.features import FeatureState
+from streamasr.layers import State
+from streamasr.voice import VoiceState
+from streamasr.work import Heard, Listen, Request, Step, log_probs
 
 Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 
@@ -48,40 +52,71 @@ class Row:
         return cast("tuple[State, ...]", filled(self.batch.network, iter(leaves)))
 
 
-def step_together(network: Layer, requests: Sequence[Step]) -> list[tuple[Tensor, tuple[State, ...]]]:
-    """The answers to requests of equal shapes, from one step of the network."""
+def answers(engine: Engine, requests: Sequence[Request]) -> list[Any]:
+    """The answers to requests that have equal `shapes`, as `Engine.answer` would give each."""
     if len(requests) == 1:
-        return [cast("tuple[Tensor, tuple[State, ...]]", network.step(*requests[0]))]
-    logits, after = network.step(torch.cat([request.energies for request in requests]), _gathered(requests))
-    batch = Batch(after)
-    rows: Any = [Row(batch, index) for index in range(len(requests))]
-    return [(logits[index : index + 1], row) for index, row in enumerate(rows)]
+        return [engine.answer(requests[0])]
+    if isinstance(requests[0], Step):
+        return _step(engine, [request for request in requests if isinstance(request, Step)])
+    return _listen(engine, [request for request in requests if isinstance(request, Listen)])
 
 
-def _gathered(requests: Sequence[Step]) -> tuple[State, ...]:
-    """The states of all in one."""
+def _listen(engine: Engine, requests: Sequence[Listen]) -> list[Any]:
+    samples = [request.samples for request in requests]
+    held = FeatureState(torch.cat([request.features.samples for request in requests]))
+    energies, rest = engine.model.features.step(torch.stack(samples).to(engine.device), held)
+    found: list[tuple[list[float], VoiceState | None]] = [([], None)] * len(requests)
+    if engine.gate:
+        step = engine.gate.detector.step
+        found = [step(request.samples, request.voice) if request.voice else ([], None) for request in requests]
+    rows = zip(torch.split(energies, 1), torch.split(rest.samples, 1), found, strict=True)
+    return [Heard(energies, FeatureState(rest), *voice) for energies, rest, voice in rows]
+
+
+def _step(engine: Engine, requests: Sequence[Step]) -> list[Any]:
     networks: list[Any] = [request.network for request in requests]
+    order = sorted(range(len(requests)), key=lambda place: _home(networks[place]))
+    energies = torch.cat([requests[place].energies for place in order])
+    logits, after = engine.model.network.step(energies, _gathered([networks[place] for place in order]))
+    batch, rows = Batch(after), log_probs(logits)
+    found: list[Any] = [None] * len(requests)
+    for index, place in enumerate(order):
+        found[place] = (rows[index], Row(batch, index))
+    return found
+
+
+def _home(network: Any) -> tuple[int, int]:
+    """Where a state is kept: streams are put in the order in which most of their states lie side by side."""
+    return (id(network.batch), network.index) if isinstance(network, Row) else (0, 0)
+
+
+def _gathered(networks: Sequence[Any]) -> tuple[State, ...]:
+    """The states of all in one; those of one batch are taken out of it together, or as they lie."""
     first = networks[0]
-    if isinstance(first, Row) and all(isinstance(row, Row) and row.batch is first.batch for row in networks):
-        order = [row.index for row in networks]
-        if order == list(range(len(first.batch))):
-            return first.batch.network
-        index = torch.tensor(order, device=first.batch.leaves[0].device)
-        chosen = [leaf.index_select(0, index) for leaf in first.batch.leaves]
-        return cast("tuple[State, ...]", filled(first.batch.network, iter(chosen)))
-    columns = zip(*(_row_leaves(row) for row in networks), strict=True)
     like = first.batch.network if isinstance(first, Row) else first
-    return cast("tuple[State, ...]", filled(like, iter([torch.cat(column) for column in columns])))
+    parts: list[list[Tensor]] = []
+    for _, group in itertools.groupby(networks, lambda network: _home(network)[0]):
+        found = list(group)
+        if not isinstance(found[0], Row):
+            parts += [leaves_of(network) for network in found]
+            continue
+        batch, indices = found[0].batch, [row.index for row in found]
+        if len(found) == len(networks) == len(batch):
+            return batch.network
+        start, stop = indices[0], indices[-1] + 1
+        if stop - start == len(indices):
+            parts.append([leaf[start:stop] for leaf in batch.leaves])
+        else:
+            chosen = torch.tensor(indices, device=batch.leaves[0].device)
+            parts.append([leaf.index_select(0, chosen) for leaf in batch.leaves])
+    leaves = parts[0] if len(parts) == 1 else [torch.cat(column) for column in zip(*parts, strict=True)]
+    return cast("tuple[State, ...]", filled(like, iter(leaves)))
 
 
-def _row_leaves(network: Any) -> list[Tensor]:
-    if isinstance(network, Row):
-        return [leaf[network.index : network.index + 1] for leaf in network.batch.leaves]
-    return leaves_of(network)
-
-
-def shapes(request: Step) -> Shapes:
+def shapes(request: Request) -> Shapes:
     """What requests must have in common to be answered together."""
+    if isinstance(request, Listen):
+        return (tuple(request.samples.shape), tuple(request.features.samples.shape), (request.voice is not None,))
     network: Any = request.network
     own = network.batch.shapes if isinstance(network, Row) else tuple(tuple(x.shape) for x in leaves_of(network))
     return (tuple(request.energies.shape), *own)

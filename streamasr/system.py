@@ -19,28 +19,49 @@ from collections.abc import Sequence
 MANAGERS: dict[str, tuple[list[str], dict[str, list[str]]]] = {
     "apt-get": (
         ["apt-get", "install", "-y", "--no-install-recommends"],
-        {"portaudio": ["libportaudio2"], "pulseaudio": ["pulseaudio", "pulseaudio-utils", "libasound2-plugins"]},
+        {
+            "portaudio": ["libportaudio2"],
+            "pulseaudio": ["pulseaudio", "pulseaudio-utils", "libasound2-plugins"],
+            "chromium": ["chromium"],
+        },
     ),
     "dnf": (
         ["dnf", "install", "-y"],
-        {"portaudio": ["portaudio"], "pulseaudio": ["pulseaudio", "pulseaudio-utils", "alsa-plugins-pulseaudio"]},
+        {
+            "portaudio": ["portaudio"],
+            "pulseaudio": ["pulseaudio", "pulseaudio-utils", "alsa-plugins-pulseaudio"],
+            "chromium": ["chromium"],
+        },
     ),
     "pacman": (
         ["pacman", "-S", "--noconfirm", "--needed"],
-        {"portaudio": ["portaudio"], "pulseaudio": ["pulseaudio", "pulseaudio-alsa"]},
+        {"portaudio": ["portaudio"], "pulseaudio": ["pulseaudio", "pulseaudio-alsa"], "chromium": ["chromium"]},
     ),
     "zypper": (
         ["zypper", "--non-interactive", "install"],
-        {"portaudio": ["libportaudio2"], "pulseaudio": ["pulseaudio", "pulseaudio-utils", "alsa-plugins-pulse"]},
+        {
+            "portaudio": ["libportaudio2"],
+            "pulseaudio": ["pulseaudio", "pulseaudio-utils", "alsa-plugins-pulse"],
+            "chromium": ["chromium"],
+        },
     ),
-    "apk": (["apk", "add"], {"portaudio": ["portaudio"], "pulseaudio": ["pulseaudio", "alsa-plugins-pulse"]}),
-    "brew": (["brew", "install"], {"portaudio": ["portaudio"], "pulseaudio": ["pulseaudio"]}),
+    "apk": (
+        ["apk", "add"],
+        {"portaudio": ["portaudio"], "pulseaudio": ["pulseaudio", "alsa-plugins-pulse"], "chromium": ["chromium"]},
+    ),
+    "brew": (
+        ["brew", "install"],
+        {"portaudio": ["portaudio"], "pulseaudio": ["pulseaudio"], "chromium": ["chromium"]},
+    ),
 }
-THINGS = ("portaudio", "pulseaudio")
+THINGS = ("portaudio", "pulseaudio", "chromium")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")  # any of them serves the tests
 
 
 def is_present(thing: str) -> bool:
     """Whether a thing is installed."""
+    if thing == "chromium":
+        return any(map(shutil.which, BROWSERS))
     if thing == "pulseaudio":
         return all(shutil.which(program) for program in ("pulseaudio", "pactl", "paplay"))
     if sys.platform in ("darwin", "win32"):  # sounddevice brings PortAudio itself there
@@ -73,11 +94,11 @@ def advice(things: Sequence[str]) -> str:
 def install(things: Sequence[str]) -> bool:
     """Install what is missing, where that is permitted; true when all of it is present afterwards."""
     missing = [thing for thing in things if not is_present(thing)]
-    words = command(missing) if missing else []
-    if words and (start := _permitted()) is not None:
-        if words[0] == "apt-get":
+    if missing and manager() and (start := _permitted()) is not None:
+        if manager() == "apt-get":
             _run([*start, "apt-get", "update", "-q"])
-        _run([*start, *words])
+        for thing in missing:  # one after the other, as one unknown package would keep the others out
+            _run([*start, *command([thing])])
     return all(is_present(thing) for thing in missing)
 
 

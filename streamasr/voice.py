@@ -15,9 +15,11 @@ import importlib.util
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -48,8 +50,7 @@ class VoiceDetector:
     """
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
-        self._weights = weights
-        self._spectrum = weights["stft.forward_basis_buffer"][:, 0].t().contiguous()  # (256, 2 * 129)
+        self._layers = _laid_out(weights)
 
     @classmethod
     def load(cls) -> VoiceDetector:
@@ -84,33 +85,30 @@ class VoiceDetector:
         count = (len(held) - CONTEXT) // WINDOW
         if count == 0:
             return [], state._replace(samples=held)
-        windows = held.unfold(0, CONTEXT + WINDOW, WINDOW)  # (W, 576)
-        hidden, cell = state.hidden, state.cell
-        weights, outputs = self._weights, []
-        for frame in self._encode(windows):
-            hidden, cell = torch.lstm_cell(
-                frame[None],
-                (hidden, cell),
-                weights["decoder.rnn.weight_ih"],
-                weights["decoder.rnn.weight_hh"],
-                weights["decoder.rnn.bias_ih"],
-                weights["decoder.rnn.bias_hh"],
-            )
-            outputs.append(hidden)
-        logits = F.linear(torch.cat(outputs).relu(), weights["decoder.decoder.2.weight"][..., 0])
-        probabilities: list[float] = (logits[:, 0] + weights["decoder.decoder.2.bias"]).sigmoid().tolist()
-        return probabilities, VoiceState(held[count * WINDOW :].clone(), hidden, cell)
+        from streamasr.voice_cpu import probabilities
 
-    def _encode(self, windows: Tensor) -> Tensor:
-        """Windows (W, 576) to what the recurrent cell hears, (W, 128)."""
-        padded = F.pad(windows[:, None], (0, CONTEXT), mode="reflect")[:, 0]
-        spectrum = padded.unfold(1, 256, 128) @ self._spectrum  # (W, 4, 258)
-        real, imaginary = spectrum.chunk(2, -1)
-        x = (real.square() + imaginary.square()).sqrt().transpose(1, 2)  # (W, 129, 4)
-        for layer, stride in enumerate((1, 2, 2, 1)):
-            weight, bias = (self._weights[f"encoder.{layer}.reparam_conv.{kind}"] for kind in ("weight", "bias"))
-            x = F.conv1d(x, weight, bias, stride=stride, padding=1).relu()
-        return x[..., 0]
+        hidden, cell = state.hidden.clone(), state.cell.clone()
+        found = np.empty(count, np.float32)
+        arrays: tuple[Any, ...] = (held.numpy(), *self._layers, hidden.numpy()[0], cell.numpy()[0], found)
+        probabilities(*arrays)
+        return found.tolist(), VoiceState(held[count * WINDOW :].clone(), hidden, cell)
+
+
+def _laid_out(weights: dict[str, Tensor]) -> list[NDArray[np.float32]]:
+    """The weights as `voice_cpu.probabilities` takes them."""
+    bands, padded = 129, 132  # a multiple of four
+    spectrum = torch.zeros(256, 2, padded)
+    spectrum[..., :bands] = weights["stft.forward_basis_buffer"][:, 0].t().reshape(256, 2, bands)
+    layers = [spectrum.view(256, -1)]
+    for index, (first, last) in enumerate(((0, 3), (0, 3), (1, 3), (1, 2))):  # taps that meet more than padding
+        kernel = weights[f"encoder.{index}.reparam_conv.weight"].permute(2, 1, 0)[first:last]  # (K, inputs, outputs)
+        if index == 0:
+            kernel = F.pad(kernel, (0, 0, 0, padded - bands))
+        layers += [kernel.reshape(-1, kernel.shape[2]), weights[f"encoder.{index}.reparam_conv.bias"]]
+    layers += [weights["decoder.rnn.weight_ih"].t(), weights["decoder.rnn.bias_ih"] + weights["decoder.rnn.bias_hh"]]
+    layers += [weights["decoder.rnn.weight_hh"].t()]
+    layers += [torch.cat([weights["decoder.decoder.2.weight"].flatten(), weights["decoder.decoder.2.bias"]])]
+    return [layer.detach().float().contiguous().numpy() for layer in layers]
 
 
 def package_data() -> Path | None:

@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 
 from streamasr.batcher import Batcher
 from streamasr.bundle import Bundle
-from streamasr.config import EndpointConfig
-from streamasr.engine import Engine, Step
+from streamasr.config import EndpointConfig, GateConfig
+from streamasr.engine import Engine
 from streamasr.errors import SampleError
 from streamasr.events import End, Event, Final, Partial
 from streamasr.recogniser import BatchedRecogniser
-from streamasr.rows import step_together
+from streamasr.rows import answers
 from streamasr.stream import Report, Stream
+from streamasr.voice import Gate, VoiceDetector
+from streamasr.work import Listen, Step
 from tests.test_engine import noise_bursts
 
 QUICK = EndpointConfig(silence_before_s=1.0, silence_after_s=0.2, longest_s=1.5)
@@ -105,20 +107,71 @@ def test_steps_of_equal_shapes_are_taken_together(engine: Engine) -> None:
         batcher.close()
 
 
+def test_chunks_grow_where_most_streams_wait_and_not_for_one_that_floods(engine: Engine) -> None:
+    batcher = Batcher(engine, chunk_s=0.08)
+    batcher.close()  # only its rules are asked for
+    streams = [batcher.open(lambda report: None) for _ in range(3)]
+    for stream, chunks in zip(streams, (1, 2, 100), strict=True):
+        stream.feed(np.zeros(chunks * 1280, np.float32))
+    assert batcher._longest(streams) == 2 * 1280
+    assert batcher._longest(streams[::2]) == 1280
+    assert batcher._longest(streams[2:]) == 8 * 1280
+    taken = [len(batcher._take(stream, 2 * 1280)[0]) for stream in streams]  # type: ignore[arg-type]
+    assert taken == [1280, 2560, 2560]
+    unbatched = Batcher(engine, chunk_s=0.08, most=1)
+    unbatched.close()
+    assert unbatched._longest(streams[2:]) == 1280
+
+
 @torch.inference_mode()
 def test_a_joint_step_equals_single_steps(engine: Engine) -> None:
-    network = engine.model.network
-    states = [network.init_state(1) for _ in range(5)]
+    states = [engine.model.network.init_state(1) for _ in range(5)]
     for turn in range(4):
         torch.manual_seed(turn)
         requests = [Step(torch.randn(1, 1, 80, 8), state) for state in states]
-        joint = step_together(network, requests)
-        single = [network.step(*request) for request in requests]
-        for (logits, _), (expected, _) in zip(joint, single, strict=True):
-            assert torch.allclose(logits, expected, atol=1e-4)
-        again = step_together(network, requests[:1] + requests[3:])
-        assert torch.allclose(again[0][0], joint[0][0], atol=1e-4)
+        joint = answers(engine, requests)
+        single = [engine.answer(request) for request in requests]
+        for (rows, _), (expected, _) in zip(joint, single, strict=True):
+            assert np.allclose(rows, expected, atol=1e-4)
         states = [state for _, state in joint]
+
+
+@torch.inference_mode()
+def test_streams_that_step_in_other_company_each_time_keep_their_own_states(engine: Engine) -> None:
+    chance = np.random.default_rng(5)
+    first = [Step(torch.randn(1, 1, 80, 80), engine.model.network.init_state(1)) for _ in range(6)]
+    alone = together = [engine.answer(step)[1] for step in first]  # from here on their shapes are equal
+    for _ in range(12):
+        who = [int(stream) for stream in chance.permutation(6)[: chance.integers(1, 7)]]
+        energies = [torch.randn(1, 1, 80, 8) for _ in who]
+        joint = answers(engine, [Step(x, together[stream]) for x, stream in zip(energies, who, strict=True)])
+        alone, together = list(alone), list(together)
+        for x, stream, (rows, state) in zip(energies, who, joint, strict=True):
+            expected, alone[stream] = engine.answer(Step(x, alone[stream]))
+            assert np.allclose(rows, expected, atol=1e-4)
+            together[stream] = state
+
+
+@torch.inference_mode()
+def test_voices_are_detected_together_as_alone(tiny_bundle: Bundle) -> None:
+    gated = Engine(tiny_bundle, endpoint=QUICK, gate=Gate(GateConfig(), VoiceDetector.load()))
+    chance = torch.Generator().manual_seed(2)
+    states = [gated.start() for _ in range(5)]
+    for stream, state in enumerate(states):  # each at another place within its windows
+        request = Listen(torch.randn(320 * stream, generator=chance), state.features, state.voice)
+        heard = gated.answer(request)
+        states[stream] = state._replace(voice=heard.voice)
+    for samples in (1280, 160, 2560):
+        requests = [Listen(torch.randn(samples, generator=chance), s.features, s.voice) for s in states]
+        joint = answers(gated, requests)
+        single = [gated.answer(request) for request in requests]
+        for one, other in zip(joint, single, strict=True):
+            assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+            assert torch.allclose(one.energies, other.energies, atol=1e-4)
+            assert torch.allclose(one.voice.hidden, other.voice.hidden, atol=1e-5)
+            assert torch.equal(one.voice.samples, other.voice.samples)
+            assert torch.equal(one.features.samples, other.features.samples)
+        states = [s._replace(features=h.features, voice=h.voice) for s, h in zip(states, joint, strict=True)]
 
 
 def test_finalize_ends_the_utterance_and_the_stream_goes_on(engine: Engine) -> None:

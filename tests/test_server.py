@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import logging
-import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -143,105 +137,6 @@ def test_finalize_and_configure(engine: Engine) -> None:
     first = next(i for i, m in enumerate(messages) if m["type"] == "final" and m["end_s"] <= 2.0)
     assert first
     assert of_type(messages, "end")
-
-
-def test_a_stream_goes_on_after_a_lost_connection(engine: Engine) -> None:
-    """The network is pulled several times; the words are those of the undisturbed run, each event once."""
-    sound = pcm(noise_bursts(6.0, 11))
-
-    async def main() -> None:
-        async with serving(engine) as server, faulty(server.port) as network:
-            async with Sender(f"ws://127.0.0.1:{network.port}", patience_s=30) as sender:
-                reader = asyncio.create_task(_listen(sender))
-                for number, start in enumerate(range(0, len(sound), 6400)):
-                    await sender.send(sound[start : start + 6400])
-                    await asyncio.sleep(0.02)
-                    if number in (5, 22):
-                        await network.pull(0.3)
-                    while number in (10, 25) and not server.metrics.resumed._value.get() >= number // 10:
-                        await asyncio.sleep(0.01)
-                await sender.close()
-                messages = await reader
-            assert [m["text"] for m in of_type(messages, "final")] == alone(engine, sound)
-            seqs = [m["seq"] for m in messages]
-            assert seqs == sorted(set(seqs))
-            assert server.metrics.resumed._value.get() == 2
-            assert messages[-1]["time_s"] == 6.0
-
-    run(main())
-
-
-async def _listen(sender: Sender) -> list[dict[str, Any]]:
-    return [message async for message in sender.messages()]
-
-
-class Network:
-    """A wire between a client and a server that can be pulled."""
-
-    def __init__(self) -> None:
-        self.port = 0
-        self.down = False
-        self.writers: set[asyncio.StreamWriter] = set()
-
-    async def pull(self, seconds: float) -> None:
-        self.down = True
-        for writer in list(self.writers):
-            writer.transport.abort()
-        await asyncio.sleep(seconds)
-        self.down = False
-
-
-@contextlib.asynccontextmanager
-async def faulty(port: int) -> AsyncIterator[Network]:
-    network = Network()
-
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(4096):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        network.writers.add(writer)
-        if network.down:
-            writer.transport.abort()
-            return
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
-        network.writers.add(far_writer)
-        await asyncio.gather(carry(reader, far_writer), carry(far_reader, writer))
-
-    server = await asyncio.start_server(join, "127.0.0.1", 0)
-    network.port = server.sockets[0].getsockname()[1]
-    try:
-        yield network
-    finally:
-        await network.pull(0)
-        server.close()
-
-
-def test_a_subscriber_that_comes_back_misses_nothing(engine: Engine) -> None:
-    async def main() -> None:
-        async with serving(None) as server, faulty(server.port) as network:
-            reader = asyncio.create_task(_subscribe(network.port))
-            await subscribed(server, 1)
-            server.publish(Final("a", (), 0.0, 1.0))
-            await asyncio.sleep(0.1)
-            await network.pull(0.2)
-            for text in "bcd":
-                server.publish(Final(text, (), 1.0, 2.0))
-            assert [e.text for e in await reader if isinstance(e, Final)] == ["a", "b", "c", "d"]
-
-    run(main())
-
-
-async def _subscribe(port: int) -> list[Event]:
-    events: list[Event] = []
-    async for event in captions(f"ws://127.0.0.1:{port}"):
-        events.append(event)
-        if isinstance(event, Final) and event.text == "d":
-            break
-    return events
 
 
 def test_history_is_told_on_request() -> None:
@@ -399,52 +294,6 @@ def test_stopping_flushes_every_stream_and_tells_every_client(engine: Engine) ->
             await stopping
 
     run(main())
-
-
-KILLED = """
-import asyncio, sys
-from websockets.asyncio.client import connect
-async def main():
-    async with connect(sys.argv[1], proxy=None) as connection:
-        print("ready", flush=True)
-        while True:
-            if "stream" in sys.argv[1]:
-                await connection.send(bytes(6400))
-            await asyncio.sleep(0.05)
-asyncio.run(main())
-"""
-
-
-def test_a_killed_client_disturbs_nobody(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
-    sound = pcm(noise_bursts(3.0, 6))
-
-    async def main() -> None:
-        async with serving(engine) as server:
-            paths = ("/v1/stream", "/v1/captions")
-            victims = [
-                subprocess.Popen([sys.executable, "-c", KILLED, url(server, path)], stdout=subprocess.PIPE)
-                for path in paths
-            ]
-            for victim in victims:
-                assert victim.stdout
-                await asyncio.to_thread(victim.stdout.readline)
-            subscriber = asyncio.create_task(collect(server, "one two"))
-            await subscribed(server, 2)
-            async with Sender(url(server)) as sender:
-                await sender.send(sound[:48_000])
-                for victim in victims:
-                    victim.send_signal(signal.SIGKILL)
-                    await asyncio.to_thread(victim.wait)
-                    victim.stdout.close()  # type: ignore[union-attr]
-                await sender.send(sound[48_000:])
-                await sender.close()
-                assert finals([event async for event in sender]) == alone(engine, sound)
-            server.publish(ONE)
-            assert (await subscriber)[-1] == ONE
-
-    with caplog.at_level(logging.DEBUG, "streamasr"):
-        run(main())
-    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_microphone_only_servers_say_so() -> None:

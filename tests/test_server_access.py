@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
 import json
 import logging
 import ssl
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 
 from streamasr.bundle import Bundle
 from streamasr.engine import Engine
@@ -22,7 +18,6 @@ from streamasr.errors import ConfigError, ServerError
 from streamasr.events import End, Final
 from streamasr.server import logs
 from streamasr.server.access import Gate
-from streamasr.server.running import Running
 from streamasr.server.service import CaptionServer
 from streamasr.server.settings import Limits, Settings, read_token, split_address
 from tests.serving import QUICK, client, get, http, receive, receive_all, run, serving, warm
@@ -204,79 +199,6 @@ def test_half_a_handshake_keeps_nobody_out(engine: Engine) -> None:
                 writer.close()
 
     run(main())
-
-
-ITEMS = st.one_of(
-    st.binary(max_size=200),
-    st.text(max_size=60),
-    st.sampled_from(
-        [
-            '{"type": "finalize"}',
-            '{"type": "configure", "endpointing_ms": 300}',
-            '{"type": "configure", "hotwords": ["a b", "@"]}',
-            '{"type": "KeepAlive"}',
-            '{"type": "Finalize"}',
-            '{"reset" : 1}',
-            '{"config": {"sample_rate": 8000}}',
-            '{"config": {"sample_rate": -1}}',
-        ]
-    ),
-    st.recursive(
-        st.none() | st.booleans() | st.floats() | st.text(max_size=5),
-        lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=12), v, max_size=3),
-        max_leaves=8,
-    ).map(json.dumps),
-)
-PATHS = ["/v1/stream", "/v1/captions", "/", "/v1/listen?encoding=linear16&sample_rate=8000"]
-
-
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(talk=st.lists(st.tuples(st.sampled_from(PATHS), st.lists(ITEMS, max_size=6)), min_size=1, max_size=4))
-def test_nonsense_never_stops_the_server(fuzzed: Running, caplog: Any, talk: list[tuple[str, list[Any]]]) -> None:
-    server = fuzzed.server
-
-    async def one(path: str, items: list[Any]) -> None:
-        async with client(server, path) as connection:
-            with contextlib.suppress(ConnectionClosed):
-                for item in items:
-                    await connection.send(item)
-
-    async def main() -> None:
-        await asyncio.gather(*(one(path, items) for path, items in talk))
-        async with client(server, "/v1/stream?encoding=f32le") as witness:
-            await witness.send(bytes(6400))
-            await witness.send('{"type": "close"}')
-            assert (await receive_all(witness))[-1]["type"] == "end"
-
-    run(main())
-    assert not [record for record in caplog.records if record.exc_info and record.name.startswith("streamasr")]
-
-
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    data=st.one_of(
-        st.binary(min_size=1, max_size=300), st.text(max_size=80).map(lambda t: f"GET /{t} HTTP/1.1\r\n\r\n".encode())
-    )
-)
-def test_nonsense_instead_of_http(fuzzed: Running, caplog: Any, data: bytes) -> None:
-    server = fuzzed.server
-
-    async def main() -> None:
-        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(data)
-        with contextlib.suppress(OSError):
-            await writer.drain()
-        writer.close()
-        assert (await get(server, "/health"))[0] == 200
-
-    run(main())
-    assert not [record for record in caplog.records if record.exc_info and record.name.startswith("streamasr")]
-
-
-@pytest.fixture(scope="module")
-def fuzzed(engine: Engine) -> Any:
-    with Running(lambda: CaptionServer(engine, Settings(port=0), wait_s=0.001)) as running:
-        yield running
 
 
 def test_captions_over_tls(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from benchmarks import soak, streams
 from streamasr import engine as path
 from streamasr.bundle import Bundle
 from streamasr.config import BeamConfig, EndpointConfig, GateConfig
-from streamasr.engine import Engine, Step
+from streamasr.engine import Engine
 from streamasr.events import Final, Word
 from streamasr.text import normalise
 from streamasr.voice import Gate, VoiceDetector
+from streamasr.work import Step
 from tests.test_engine import RATE_HZ, noise_bursts
 
 DATA = Path(path.__file__).parent / "data"
@@ -62,11 +63,13 @@ def test_a_long_utterance_is_cut_and_the_network_hears_three_seconds_again(tiny_
         for part in np.split(noise_bursts(20.0), range(2560, 20 * RATE_HZ, 2560)):
             work = engine.feeding(part, state)
             try:
-                request: Step = next(work)
+                request = next(work)
                 while True:
-                    if state.hops and all(map(torch.equal, soak.arrays(request.network), soak.arrays(fresh))):
+                    if not isinstance(request, Step):
+                        pass
+                    elif state.hops and all(map(torch.equal, soak.arrays(request.network), soak.arrays(fresh))):
                         rewarmed_s.append(request.energies.shape[-1] / 100)
-                    request = work.send(engine.model.network.step(*request))
+                    request = work.send(engine.answer(request))
             except StopIteration as end:
                 events, state = end.value
                 finals += sum(isinstance(event, Final) for event in events)

@@ -35,10 +35,21 @@ def test_without_permission_the_one_command_is_printed(
 
 def test_root_installs(debian: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system, "_is_root", lambda: True)
-    monkeypatch.setattr(system, "is_present", lambda thing: len(debian) == 2)
-    assert system.main(["portaudio", "pulseaudio"]) == 0
+    monkeypatch.setattr(system, "is_present", lambda thing: len(debian) == 4)
+    assert system.main(["portaudio", "pulseaudio", "chromium"]) == 0
     assert debian[0] == ["apt-get", "update", "-q"]
-    assert debian[1][-4:] == ["libportaudio2", "pulseaudio", "pulseaudio-utils", "libasound2-plugins"]
+    assert [words[4:] for words in debian[1:]] == [
+        ["libportaudio2"],
+        ["pulseaudio", "pulseaudio-utils", "libasound2-plugins"],
+        ["chromium"],
+    ]
+
+
+def test_a_browser_by_any_of_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system.shutil, "which", lambda name: name if name == "google-chrome" else None)
+    assert system.is_present("chromium")
+    monkeypatch.setattr(system.shutil, "which", lambda name: None)
+    assert not system.is_present("chromium")
 
 
 def test_sudo_without_a_password_installs(debian: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,11 @@ from streamasr import voice
 from streamasr.batcher import Batcher
 from streamasr.bundle import Bundle
 from streamasr.config import BeamConfig, EndpointConfig, GateConfig
-from streamasr.engine import Engine, Step, StreamState
+from streamasr.engine import Engine, StreamState
 from streamasr.errors import ConfigError
 from streamasr.events import End, Final, Partial
 from streamasr.voice import CONTEXT, GRID, WINDOW, Gate, GateState, VoiceDetector
+from streamasr.work import Listen, Step
 from tests.test_batcher import Caller, assert_same
 from tests.test_engine import RATE_HZ, finals, run
 
@@ -65,8 +66,8 @@ def heard_by_network(engine: Engine, samples: np.ndarray, cuts: list[int]) -> tu
             try:
                 request = next(work)
                 while True:
-                    requests.append(request)
-                    request = work.send(engine.model.network.step(*request))
+                    requests += [request] if isinstance(request, Step) else []
+                    request = work.send(engine.answer(request))
             except StopIteration as end:
                 _, state = end.value
     energies = torch.cat([request.energies for request in requests], -1)[0, 0].t()
@@ -193,7 +194,9 @@ def test_silence_is_spared_and_the_state_stays_small(tiny_bundle: Bundle, detect
         state = engine.start()
         work = engine.feeding(samples, state)
         with torch.inference_mode(), pytest.raises(StopIteration) as stop:
-            next(work)  # no step of the network is asked for
+            request = next(work)
+            while isinstance(request, Listen):  # no step of the network is asked for
+                request = work.send(engine.answer(request))
         events, state = stop.value.value
         assert events == []
         assert not state.gate.open

@@ -1,0 +1,63 @@
+"""Two-dimensional convolutions of short chunks on the CPU, as products of patches; a normalisation before it included.
+
+Torch's convolution costs as much for its preparations as for its arithmetic where a chunk is a few frames.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+KERNEL = 3
+
+
+def lines(x: Tensor) -> Tensor:
+    """(B, C, F, T) as (B, T, F, C), the order in memory of what `Patches` gives."""
+    return x.permute(0, 3, 2, 1).contiguous()
+
+
+class Patches:
+    """A 3 x 3 convolution of frames in a stream, prepared once.
+
+    Args:
+        conv: its padding is one band on either side and no frame.
+        norm: a layer normalisation over channels, with rectification, before it.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.LayerNorm | None = None) -> None:
+        assert conv.kernel_size == (KERNEL, KERNEL) and conv.bias is not None and conv.groups == 1
+        weight = conv.weight.data.permute(3, 2, 1, 0)  # (frame, band, input, output)
+        self._weight, self._bias = weight.reshape(-1, weight.shape[3]).contiguous(), conv.bias.data
+        self._stride, self._norms = conv.stride[0], norm is not None
+        empty = torch.zeros(0)
+        self._scale, self._shift = (norm.weight.data, norm.bias.data) if norm else (empty, empty)
+        self._epsilon = norm.eps if norm else 0.0
+
+    def __call__(self, x: Tensor, held: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Next frames and those before them, (B, C, F, T), to the outputs (B, C', F', T') and what is held after them.
+
+        None where no output is complete.
+        """
+        from streamasr.patches_cpu import patches
+
+        new, old = lines(x), lines(held)
+        batch, count, bands, channels = new.shape
+        outputs = (old.shape[1] + count - KERNEL) // self._stride + 1
+        if outputs <= 0:
+            return None
+        narrowed = (bands - 1) // self._stride + 1
+        frames = new.new_empty(batch, old.shape[1] + count, bands, channels)
+        rows = new.new_empty(batch * outputs * narrowed, self._weight.shape[0])
+        patches(
+            new.numpy(),
+            old.numpy(),
+            self._norms,
+            self._scale.numpy(),
+            self._shift.numpy(),
+            self._epsilon,
+            self._stride,
+            frames.numpy(),
+            rows.numpy(),
+        )
+        y = torch.addmm(self._bias, rows, self._weight).view(batch, outputs, narrowed, -1)
+        return y.permute(0, 3, 2, 1), frames[:, outputs * self._stride :].permute(0, 3, 2, 1)

@@ -1,0 +1,116 @@
+"""The voice detector's network in one compiled call: all windows of a chunk, a layer at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamasr.activation_cpu import sigmoid
+from streamasr.compiled import loops
+from streamasr.dense_cpu import product
+
+Floats = NDArray[np.float32]
+FRAME, STEP, BANDS, PADDED = 256, 128, 129, 132  # samples, samples, of a spectrum, and a multiple of four of them
+
+
+@loops(
+    "void(float32[::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,::1], float32[::1], float32[:,::1],"
+    " float32[::1], float32[:,::1], float32[::1], float32[:,::1], float32[::1], float32[:,::1], float32[::1],"
+    " float32[::1], float32[::1], float32[::1])"
+)
+def probabilities(
+    heard: Floats,
+    spectrum: Floats,
+    weight1: Floats,
+    bias1: Floats,
+    weight2: Floats,
+    bias2: Floats,
+    weight3: Floats,
+    bias3: Floats,
+    weight4: Floats,
+    bias4: Floats,
+    weight_in: Floats,
+    bias: Floats,
+    weight_back: Floats,
+    out: Floats,
+    hidden: Floats,
+    cell: Floats,
+    found: Floats,
+) -> None:
+    """`found` (W,) is written: the probability of a voice in each window of 512 samples, 64 before it heard too.
+
+    Args:
+        heard: at least 64 + 512 W samples.
+        spectrum: (256, 264) real and imaginary parts, each in 132 columns.
+        weight1 to weight4, biases: of the convolutions, (taps x inputs, outputs), inputs of the first one 132.
+        weight_in, bias, weight_back: (128, 512), (512,), (128, 512) of the recurrent cell; gates i, f, g, o.
+        out: (129,) the last map and its bias.
+        hidden, cell: (128,) before the chunk; after it when this returns.
+    """
+    windows, one = len(found), np.ones(512, np.float32)
+    zeros = np.zeros(512, np.float32)
+    frames = np.empty((4 * windows, FRAME), np.float32)
+    for w in range(windows):
+        for t in range(4):
+            for i in range(FRAME):
+                at = t * STEP + i
+                frames[4 * w + t, i] = heard[512 * w + (at if at < 576 else 1150 - at)]  # reflected at its end
+    lines = np.empty((4 * windows, 2 * PADDED), np.float32)
+    product(frames, spectrum, one[: 2 * PADDED], zeros[: 2 * PADDED], lines)
+    x1 = np.zeros((4 * windows, 3 * PADDED), np.float32)
+    for w in range(windows):
+        for t in range(4):
+            row = lines[4 * w + t]
+            for c in range(PADDED):
+                row[c] = np.sqrt(row[c] * row[c] + row[PADDED + c] * row[PADDED + c])
+            for k in range(3):
+                to = t + 1 - k
+                if 0 <= to < 4:
+                    x1[4 * w + to, k * PADDED : (k + 1) * PADDED] = row[:PADDED]
+    y1 = np.empty((4 * windows, 128), np.float32)
+    product(x1, weight1, one[:128], bias1, y1)
+    x2 = np.zeros((2 * windows, 3 * 128), np.float32)
+    for w in range(windows):
+        for to in range(2):
+            for k in range(3):
+                t = 2 * to + k - 1
+                if t >= 0:
+                    for c in range(128):
+                        x2[2 * w + to, k * 128 + c] = max(y1[4 * w + t, c], np.float32(0))
+    y2 = np.empty((2 * windows, 64), np.float32)
+    product(x2, weight2, one[:64], bias2, y2)
+    for r in range(2 * windows):
+        for c in range(64):
+            y2[r, c] = max(y2[r, c], np.float32(0))
+    y3 = np.empty((windows, 64), np.float32)
+    product(y2.reshape(windows, 128), weight3, one[:64], bias3, y3)
+    for w in range(windows):
+        for c in range(64):
+            y3[w, c] = max(y3[w, c], np.float32(0))
+    y4 = np.empty((windows, 128), np.float32)
+    product(y3, weight4, one[:128], bias4, y4)
+    for w in range(windows):
+        for c in range(128):
+            y4[w, c] = max(y4[w, c], np.float32(0))
+    gates, row, back = (
+        np.empty((windows, 512), np.float32),
+        np.empty((1, 128), np.float32),
+        np.empty((1, 512), np.float32),
+    )
+    product(y4, weight_in, one, bias, gates)
+    squashed = np.empty(128, np.float32)
+    for w in range(windows):
+        row[0] = hidden
+        product(row, weight_back, one, gates[w], back)
+        gate = back[0]
+        sigmoid(gate[:256], np.float32(1), gate[:256])
+        sigmoid(gate[256:384], np.float32(2), gate[256:384])  # tanh(x) = 2 sigmoid(2 x) - 1
+        sigmoid(gate[384:], np.float32(1), gate[384:])
+        for c in range(128):
+            cell[c] = gate[128 + c] * cell[c] + gate[c] * (np.float32(2) * gate[256 + c] - np.float32(1))
+        sigmoid(cell, np.float32(2), squashed)
+        total = out[128]
+        for c in range(128):
+            hidden[c] = gate[384 + c] * (np.float32(2) * squashed[c] - np.float32(1))
+            total += out[c] * max(hidden[c], np.float32(0))
+        found[w] = np.float32(1) / (np.float32(1) + np.exp(-total))
