@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from streamasr.blocks import RecurrentBlock
+from streamasr.captured import Captured, Recorder, cuda_graph
 from streamasr.config import FeatureConfig, ModelConfig
 from streamasr.features import FeatureState, LogMel
 from streamasr.layers import (
@@ -90,6 +91,10 @@ class AsrModel(nn.Module):
             if isinstance(module, Layer):
                 module.prepare(precision)
 
+    def capture(self, recorder: Recorder = cuda_graph, dtype: torch.dtype = torch.float16) -> None:
+        """Record the steps of streams on a GPU, in half precision; the weights must not change after that."""
+        self.network = Captured(self.network, recorder, dtype)
+
     def encode(self, energies: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Whole utterances from features.
 
@@ -100,13 +105,13 @@ class AsrModel(nn.Module):
         Returns:
             log-probabilities (B, T', tokens), their lengths (B,), and those of the intermediate head or None.
         """
-        x, tapped = energies[:, None], None
+        x, tapped = energies[:, None].to(next(self.network.parameters()).dtype), None
         for index, layer in enumerate(self.network, 1):
             x = layer(x, lengths)
             lengths = layer.output_lengths(lengths)
             if self.tap_head is not None and index == self.tap:
                 tapped = self.tap_head(x.transpose(1, 2)).log_softmax(-1)
-        return x.transpose(1, 2).log_softmax(-1), lengths, tapped
+        return x.transpose(1, 2).float().log_softmax(-1), lengths, tapped
 
     def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Whole utterances (B, S) of `lengths` (B,) samples, zero beyond.
