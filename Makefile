@@ -8,7 +8,7 @@ PYTHON := .venv/bin/python
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 UV_SYNC := $(UV) sync --frozen --inexact
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
-WARM := @echo "Compiling the decoder, once" && $(PYTHON) -c "from streamasr.ctc import warm; warm()"
+WARM := @echo "Compiling decoder and network, once" && $(PYTHON) -c "from streamasr import ctc, dense_cpu, patches_cpu, voice_cpu; ctc.warm()"
 # glibc gives large blocks back to the system and asks for them anew at every step, which costs training a quarter
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=8589934592 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 ARGS ?=

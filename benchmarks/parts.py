@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from streamasr import rows
 from streamasr.audio import RATE_HZ, read_whole
 from streamasr.engine import Engine, StreamState
-from streamasr.rows import step_together
 from streamasr.verbs import engine_options, shared
+from streamasr.work import Request
 
 
 class Parts:
@@ -83,29 +84,22 @@ def together(engine: Engine, samples: np.ndarray, chunk: int, streams: int, chun
     """Many streams, each at another place of the recording; the number of chunks of all."""
     states: list[StreamState] = [engine.start() for _ in range(streams)]
     for number in range(chunks):
-        work, asking = [], []
+        work = []
         for index, state in enumerate(states):
             at = (number * chunk + index * 7919) % (len(samples) - chunk)
             work.append(engine.feeding(samples[at : at + chunk], state))
-        answers: dict[int, Any] = {}
-        pending = dict.fromkeys(range(streams))
-        while pending:
-            asking = []
-            for index in list(pending):
+        answers: dict[int, Any] = dict.fromkeys(range(streams))
+        while answers:
+            groups: dict[Any, dict[int, Request]] = defaultdict(dict)
+            for index, answer in answers.items():
                 try:
-                    asking.append((index, work[index].send(answers.get(index))))
+                    request = work[index].send(answer)
+                    groups[rows.shapes(request)][index] = request
                 except StopIteration as end:
                     states[index] = end.value[1]
-                    del pending[index]
-            groups: dict[Any, list[tuple[int, Any]]] = defaultdict(list)
-            from streamasr.rows import shapes
-
-            for index, request in asking:
-                groups[shapes(request)].append((index, request))
             answers = {}
             for group in groups.values():
-                found = step_together(engine.model.network, [request for _, request in group])
-                answers |= {index: answer for (index, _), answer in zip(group, found, strict=True)}
+                answers |= zip(group, rows.answers(engine, list(group.values())), strict=True)
     return chunks * streams
 
 

@@ -193,7 +193,8 @@ def write(report: dict[str, Any]) -> None:
     text = readme.read_text(encoding="utf-8")
     if BEGIN not in text:
         raise SystemExit(f"README.md has no {BEGIN}")
-    body = f"{BEGIN}\n{table(report)}\n![Word errors against latency; the area is the cost](docs/peers.png)\n{END}"
+    picture = "![Word errors against latency; the area is the cost](docs/peers.png)"
+    body = f"{BEGIN}\nBeside peers, each fed as a live stream:\n\n{table(report)}\n{picture}\n{END}"
     pattern = re.escape(BEGIN) + ".*?" + re.escape(END)
     readme.write_text(re.sub(pattern, lambda _: body, text, flags=re.DOTALL), encoding="utf-8")
 

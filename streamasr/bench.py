@@ -33,7 +33,8 @@ from streamasr.text import normalise
 
 Samples = NDArray[np.float32]
 
-CHUNK_S = 0.16  # of the single stream, as in `live`
+CHUNK_S = 0.05  # of the single stream: what a microphone gives at least (`mic.BLOCK_S`)
+FRAME_S = 0.1  # between two guesses at the words in progress, as between two frames of `live`
 MOST_S = 1.0  # of waiting audio heard at once
 RTF_CHUNKS_S = (0.08, 0.16, 0.32, 1.0)
 STREAM_CHUNK_S = 0.08  # as in `streamasr serve`
@@ -53,7 +54,9 @@ class Recording:
 
 
 def recordings(what: Path | None, limit: int = 0) -> Iterator[Recording]:
-    """The bundled recording, a sound file, or the lines of a manifest (.tsv, or the directory of one).
+    """The bundled recording, a sound file, or lines of a manifest (.tsv, or the directory of one), `limit` at most.
+
+    Where there are more, they are spread evenly over the manifest.
 
     Raises:
         ManifestError, AudioError: what is given cannot be read.
@@ -63,9 +66,10 @@ def recordings(what: Path | None, limit: int = 0) -> Iterator[Recording]:
         text = normalise((folder / "welcome.txt").read_text(encoding="utf-8").replace("\n", " ")) or ""
         yield Recording("bundled", read_whole(str(folder / "welcome.opus")), tuple(text.split()))
     elif what.suffix == ".tsv" or what.is_dir():
-        for number, (path, raw) in enumerate(read_lines(what)):
-            if limit and number >= limit:
-                return
+        lines = list(read_lines(what))
+        count = min(limit or len(lines), len(lines))
+        for place in np.linspace(0, len(lines) - 1, count).round().astype(int):
+            path, raw = lines[place]
             yield Recording(path.name, read_whole(str(path)), tuple((normalise(raw) or "").split()))
     else:
         yield Recording(what.name, read_whole(str(what)), ())
@@ -90,12 +94,12 @@ class Screen:
 
 
 def heard(engine: Engine, samples: Samples, chunk_s: float = CHUNK_S) -> tuple[Screen, list[tuple[Final, float]]]:
-    """One stream as the live path hears it: all that waits at once, and a peek after each piece.
+    """One stream as the live path hears it: all that waits at once, and a peek as often as the screen is drawn.
 
     Returns:
         what could be read, and the finals with the moments when they came.
     """
-    clock, screen, finals = Clock(), Screen(), []
+    clock, screen, finals, drawn_s = Clock(), Screen(), [], -FRAME_S
     state, at, chunk = engine.start(), 0, round(chunk_s * RATE_HZ)
     while at < len(samples):
         there = int(clock.now_s * RATE_HZ) - at  # what was said while the last piece was worked on
@@ -104,17 +108,19 @@ def heard(engine: Engine, samples: Samples, chunk_s: float = CHUNK_S) -> tuple[S
         began = time.thread_time()
         events, state = engine.feed(samples[at : at + count], state)
         now_s = clock.work(arrived_s, time.thread_time() - began)
-        began = time.thread_time()
-        peeked = engine.peek(state)
         for event in events:
             screen.take(event, now_s)
             if isinstance(event, Final):
                 finals.append((event, now_s))
+        at += count
+        if now_s - drawn_s < FRAME_S:
+            continue
+        drawn_s, began = now_s, time.thread_time()
+        peeked = engine.peek(state)
         committed = next((e.committed for e in reversed(events) if isinstance(e, Partial)), "")
         now_s = clock.work(arrived_s, time.thread_time() - began)
         if peeked.text.startswith(committed):
             screen.take(Partial(committed, peeked.text[len(committed) :], peeked.start_s, peeked.end_s), now_s)
-        at += count
     began = time.thread_time()
     events = engine.finish(state)
     now_s = clock.work(len(samples) / RATE_HZ, time.thread_time() - began)

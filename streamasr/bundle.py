@@ -186,7 +186,8 @@ def verify(path: Path, files: tuple[str, ...] = CHECKED) -> None:
 def load(name_or_path: str | None = None, device: str = "cpu", precision: str = "float32") -> Bundle:
     """Load a model by name or directory; None means the default.
 
-    `precision` is that of its large matrices on the CPU: float32, or int8 (bytes, with a scale for each output).
+    `precision` is that of its large matrices on the CPU: float32, or int8 (bytes, with a scale for each output). On
+    a GPU the network works in half precision.
 
     Raises:
         BundleError: not found or not readable. ChecksumError: damaged weights. ConfigError: an unknown key.
@@ -226,6 +227,8 @@ def load(name_or_path: str | None = None, device: str = "cpu", precision: str = 
     model = model.to(device).eval().requires_grad_(False)
     if model.features.window.device.type == "cpu":
         model.prepare(precision)
+    else:
+        model.capture()
     return Bundle(path.name, path, model, features, config, vocab, content.get("facts", {}), beam, confidence)
 
 

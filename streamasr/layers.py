@@ -227,7 +227,8 @@ class Flatten(Pointwise):
         if self._dense and serves(x):
             rows = x.permute(0, 3, 2, 1).reshape(x.shape[0] * x.shape[3], -1)  # (B T, F C)
             return self._dense(rows).view(x.shape[0], x.shape[3], -1).transpose(1, 2)
-        return self.linear(x.flatten(1, 2).transpose(1, 2)).float().transpose(1, 2)  # type: ignore[no-any-return]
+        y: Tensor = self.linear(x.flatten(1, 2).transpose(1, 2)).transpose(1, 2)
+        return y.float() if torch.is_autocast_enabled(y.device.type) else y  # what the blocks add up stays exact
 
 
 class Linear(Pointwise):

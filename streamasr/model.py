@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from streamasr.blocks import RecurrentBlock
+from streamasr.captured import Captured, Recorder, cuda_graph
 from streamasr.config import FeatureConfig, ModelConfig
 from streamasr.features import FeatureState, LogMel
 from streamasr.layers import (
@@ -90,6 +91,10 @@ class AsrModel(nn.Module):
             if isinstance(module, Layer):
                 module.prepare(precision)
 
+    def capture(self, recorder: Recorder = cuda_graph, dtype: torch.dtype = torch.float16) -> None:
+        """Record the steps of streams on a GPU, in half precision; the weights must not change after that."""
+        self.network = Captured(self.network, recorder, dtype)
+
     def encode(self, energies: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Whole utterances from features.
 
@@ -100,10 +105,11 @@ class AsrModel(nn.Module):
         Returns:
             log-probabilities (B, T', tokens), their lengths (B,), and those of the intermediate head or None.
         """
-        x, lengths = self.network.span(energies[:, None], lengths, 0, self.tap)
+        x = energies[:, None].to(next(self.network.parameters()).dtype)
+        x, lengths = self.network.span(x, lengths, 0, self.tap)
         tapped = self.tap_head(x.transpose(1, 2)).log_softmax(-1) if self.tap_head is not None else None
         x, lengths = self.network.span(x, lengths, self.tap, len(self.network.layers))
-        return x.transpose(1, 2).log_softmax(-1), lengths, tapped
+        return x.transpose(1, 2).float().log_softmax(-1), lengths, tapped
 
     def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Whole utterances (B, S) of `lengths` (B,) samples, zero beyond.

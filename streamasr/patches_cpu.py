@@ -10,66 +10,56 @@ from streamasr.compiled import loops
 Floats = NDArray[np.float32]
 
 
-@loops(
-    "void(float32[:,:,:,::1], float32[:,:,:,::1], boolean, float32[::1], float32[::1], float32, int64,"
-    " float32[:,:,:,::1], float32[:,::1])"
-)
-def patches(
-    x: Floats,
-    held: Floats,
-    normalises: bool,
-    weight: Floats,
-    bias: Floats,
-    epsilon: float,
-    stride: int,
-    frames: Floats,
-    rows: Floats,
-) -> None:
-    """What a 3 x 3 convolution multiplies, a row for each output frame and band.
+@loops("void(float32[:,:,:,::1], float32[:,:,:,::1], float32[::1], float32[::1], float32, float32[:,:,:,::1])")
+def frames_of(x: Floats, held: Floats, weight: Floats, bias: Floats, epsilon: float, frames: Floats) -> None:
+    """`held` (B, L, F, C), then `x` (B, T, F, C), into `frames` (B, L + T, F, C).
 
-    Args:
-        x: (B, T, F, C) new frames; where `normalises`, layer normalisation and rectification come first.
-        held: (B, L, F, C) frames before them, ready for the convolution.
-        weight, bias, epsilon: of the normalisation.
-        stride: over frames and over bands.
-        frames: (B, L + T, F, C), written: all frames, ready for the convolution.
-        rows: (B T' F', 9 C), written: (frame, band, channel) of each patch; beyond the outer bands there are zeros.
+    Where there is a `weight` (C,), layer normalisation and rectification come before that.
     """
     batch, count, bands, channels = x.shape
     before = held.shape[1]
     share = np.float32(1) / np.float32(channels)
     for b in range(batch):
         frames[b, :before] = held[b]
-        if not normalises:
+        if len(weight) == 0:
             frames[b, before:] = x[b]
             continue
         for t in range(count):
             for f in range(bands):
+                source, target = x[b, t, f], frames[b, before + t, f]
                 total = square = np.float32(0)
                 for c in range(channels):
-                    total += x[b, t, f, c]
+                    total += source[c]
                 mean = total * share
                 for c in range(channels):
-                    square += (x[b, t, f, c] - mean) ** 2
+                    square += (source[c] - mean) ** 2
                 scale = np.float32(1) / np.sqrt(square * share + epsilon)
                 for c in range(channels):
-                    y = (x[b, t, f, c] - mean) * scale * weight[c] + bias[c]
-                    frames[b, before + t, f, c] = max(y, np.float32(0))
-    outputs = (before + count - 3) // stride + 1
-    narrowed = (bands - 1) // stride + 1
-    wide = 3 * channels
-    flat = frames.reshape(batch, before + count, bands * channels)
-    for b in range(batch):
-        for t in range(outputs):
-            for f in range(narrowed):
-                row = rows[(b * outputs + t) * narrowed + f]
-                first = (f * stride - 1) * channels
-                for k in range(3):
-                    source = flat[b, t * stride + k]
-                    if first >= 0 and first + wide <= bands * channels:
-                        for i in range(wide):
-                            row[k * wide + i] = source[first + i]
-                    else:
-                        for i in range(wide):
-                            at = first + i
-                            row[k * wide + i] = source[at] if 0 <= at < bands * channels else np.float32(0)
+                    target[c] = max((source[c] - mean) * scale * weight[c] + bias[c], np.float32(0))
+
+
+@loops("void(float32[:,:,:,::1], int64, int64, int64, float32[:,::1])")
+def patches(frames: Floats, stride: int, outputs: int, first: int, rows: Floats) -> None:
+    """What a 3 x 3 convolution multiplies: `rows` (N F', 9 C), written, a row for each output frame and band.
+
+    Args:
+        frames: (B, T, F, C). `stride`: over frames and over bands. `outputs`: output frames of each of the batch.
+        first: the output frame to begin with, those of the whole batch counted through.
+    """
+    _, count, bands, channels = frames.shape
+    narrowed, wide = (bands - 1) // stride + 1, 3 * channels
+    flat = frames.reshape(frames.shape[0], count, bands * channels)
+    for n in range(len(rows) // narrowed):
+        b, t = (first + n) // outputs, (first + n) % outputs
+        for f in range(narrowed):
+            begin = (f * stride - 1) * channels
+            cut = max(0, -begin)  # beyond the outer bands there are zeros
+            length = min(wide, bands * channels - begin) - cut
+            for k in range(3):
+                row = rows[n * narrowed + f, k * wide : (k + 1) * wide]
+                source = flat[b, t * stride + k, begin + cut : begin + cut + length]
+                if length < wide:
+                    row[:] = np.float32(0)
+                target = row[cut : cut + length]
+                for i in range(length):
+                    target[i] = source[i]

@@ -16,6 +16,7 @@ from torch import Tensor
 from streamasr.engine import Engine
 from streamasr.features import FeatureState
 from streamasr.layers import State
+from streamasr.states import filled, leaves_of
 from streamasr.voice import VoiceState
 from streamasr.work import Heard, Listen, Request, Step, log_probs
 
@@ -120,18 +121,3 @@ def shapes(request: Request) -> Shapes:
     network: Any = request.network
     own = network.batch.shapes if isinstance(network, Row) else tuple(tuple(x.shape) for x in leaves_of(network))
     return (tuple(request.energies.shape), *own)
-
-
-def leaves_of(state: State) -> list[Tensor]:
-    """The tensors of a state, in order."""
-    if isinstance(state, Tensor):
-        return [state]
-    return [leaf for part in state for leaf in leaves_of(part)]
-
-
-def filled(like: State, leaves: Iterator[Tensor]) -> State:
-    """A state of the same form with other tensors."""
-    if isinstance(like, Tensor):
-        return next(leaves)
-    parts = [filled(part, leaves) for part in like]
-    return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamasr.layers import Activation, Conv, Layer, Norm, Residual
+from streamasr.patches import TILE_ROWS
+from tests.contract import check_layer
+
+
+def prepared(layer: Layer) -> Layer:
+    layer.eval().requires_grad_(False)
+    layer.prepare("float32")
+    return layer
+
+
+def residual(channels: int, bands: int) -> Residual:
+    def conv() -> Conv:
+        return Conv(channels, channels, 3, right=1, frequencies=bands)
+
+    return Residual([Norm(channels), Activation(), conv(), Norm(channels), Activation(), conv()], (channels, bands))
+
+
+@pytest.mark.parametrize("kind", ["plain", "narrowing", "residual"])
+@settings(max_examples=15)
+@given(data=st.data())
+def test_prepared_convolutions_keep_the_contract(kind: str, data: st.DataObject) -> None:
+    torch.manual_seed(0)
+    layers = {
+        "plain": Conv(3, 5, 3, right=1, frequencies=7),
+        "narrowing": Conv(3, 5, 3, stride=2, right=1, frequencies=7),
+        "residual": residual(3, 7),
+    }
+    frames = data.draw(st.integers(3, 40))
+    cuts = data.draw(st.lists(st.integers(0, frames), max_size=8))
+    check_layer(prepared(layers[kind]), torch.randn(2, 3, 7, frames), cuts)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("bands", [2, 40, TILE_ROWS + 1])
+def test_tiles_make_no_difference(bands: int) -> None:
+    torch.manual_seed(0)
+    plain = residual(4, bands).eval().requires_grad_(False)
+    x = torch.randn(3, 4, bands, 70)
+    expected, _ = plain.step(x, plain.init_state(3))
+    found, _ = prepared(plain).step(x, plain.init_state(3))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
