@@ -73,6 +73,9 @@ def card(
             "- Offline: bidirectional, it needs the whole utterance.",
             "on whole utterances, no language model",
         )
+    imitated = []
+    if config["technique"].get("imitate"):
+        imitated = ["- Learnt besides from hidden frames of Whisper tiny.en's encoder (MIT), see `train/imitation.py`."]
     rows = []
     for manifest, measured in figures.items():
         greedy, beam = measured[0], measured[-1]
@@ -93,6 +96,7 @@ def card(
             f"- Licences of the data: {'; '.join(licences)}.",
             f"- Training: {facts['heard_h']:.0f} hours of (augmented, repeated) speech heard in {facts['step']} steps,"
             f" {facts['trained_h']:.1f} hours of wall-clock time on {facts['hardware']}.",
+            *imitated,
             f"- Made by `{command}` at commit {facts['commit']}.",
             "",
             f"## Measured {heading}",
