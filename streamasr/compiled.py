@@ -14,7 +14,7 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 
 UNCOUNTED = {"_nrt": False} if hasattr(CPUTargetOptions, "_nrt") else {}  # it is not documented and may go
 SOURCES = ("agreement", "align", "beam", "compiled", "gains", "lexicon", "lm", "ngram", "tree")
-LOOPS = ("activation_cpu", "dense_cpu", "patches_cpu", "voice_cpu")
+LOOPS = ("activation_cpu", "dense_cpu", "patches_cpu", "voice_cpu", "words")
 
 
 def _digest(sources: tuple[str, ...]) -> str:
@@ -68,6 +68,6 @@ def loops(signatures: str | list[str]) -> Callable[[FunctionT], FunctionT]:
 
     def wrap(function: FunctionT) -> FunctionT:
         function.__qualname__ += f"_{_digest(LOOPS)}"
-        return njit(signatures, cache=True, fastmath=True, nogil=True)(function)  # type: ignore[return-value]
+        return njit(signatures, cache=True, fastmath=True, nogil=True, error_model="numpy")(function)  # type: ignore[return-value]
 
     return wrap
