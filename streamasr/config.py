@@ -77,7 +77,7 @@ class BeamConfig:
             agreed * log-odds of its share of the beam + peak * log-odds of its letters' probability (geometric mean).
     """
 
-    width: int = 16
+    width: int = 128
     prune: float = -12.0
     tail_s: float = 4.0
     drop: float = -20.0
