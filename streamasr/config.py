@@ -70,6 +70,7 @@ class BeamConfig:
     Attributes:
         width: hypotheses kept; 1 is greedy.
         prune, drop: log-probability of a token, and log-share of the best hypothesis, below which they are left out.
+        prune_alone: instead of `prune` where neither language model nor hotwords may yet speak for an unlikely letter.
         tail_s: the longest that text may stay tentative.
         alpha, beta: weight of the language model, and the log-score that every word gains with it.
         unknown: log-score, before alpha, of each letter of a word unknown to the language model, on top of its own.
@@ -79,6 +80,7 @@ class BeamConfig:
 
     width: int = 128
     prune: float = -12.0
+    prune_alone: float = -4.0
     tail_s: float = 4.0
     drop: float = -20.0
     alpha: float = 0.55

@@ -97,7 +97,8 @@ class Decoder:
         tables = lm.tables if lm else no_tables()
         tables = tables._replace(unknown_per_letter=float(tables.unknown_per_letter + self.config.unknown))
         phrases = build(hotwords or {}, vocab)
-        self._options = beam.Options(float(self.config.prune), max(math.exp(self.config.drop), TINY))
+        prune = self.config.prune if lm or hotwords else self.config.prune_alone
+        self._options = beam.Options(float(prune), max(math.exp(self.config.drop), TINY))
         self._models = Models(
             vocab.space,
             float(self.config.alpha),
@@ -261,6 +262,7 @@ def _check(config: BeamConfig, frame_s: float) -> None:
         ("width", "1 (greedy) or more", lambda x: x >= 1),
         ("tail_s", f"at least a frame, {frame_s:g} s", lambda x: frame_s / 2 < x < math.inf),
         ("prune", "a number below 0", lambda x: x < 0),
+        ("prune_alone", "a number below 0", lambda x: x < 0),
         ("drop", "a number below 0", lambda x: x < 0),
         ("alpha", "0 or more", lambda x: 0 <= x < math.inf),
         ("beta", "a finite number", math.isfinite),

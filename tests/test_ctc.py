@@ -17,7 +17,7 @@ from tests.ctc_logits import noise, render
 
 SMALL = Vocab(("<blank>", " ", "a", "b"))
 FULL = Vocab()
-EXACT = {"prune": -1e9, "drop": -1e9}
+EXACT = {"prune": -1e9, "prune_alone": -1e9, "drop": -1e9}
 TEXT = "we hear the small waves on the grey stones and it's all there is to hear tonight"
 
 
