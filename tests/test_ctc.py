@@ -54,6 +54,14 @@ def test_prefix_scores_equal_the_sum_over_all_alignments(seed: int, frames: int,
         assert score == pytest.approx(math.log(expected[text]), abs=1e-5)
 
 
+def test_unlikely_letters_are_kept_where_hotwords_may_speak_for_them() -> None:
+    rows = np.log(np.array([[0.009, 0.001, 0.985, 0.005]], np.float32))  # "b" has half a percent
+    for hotwords, kept in (({}, False), ({"b": 1.0}, True)):
+        decoder = Decoder(SMALL, BeamConfig(width=8), hotwords=hotwords)
+        found = dict(decoder.hypotheses(decoder.step(rows, decoder.start())))
+        assert ("b" in found) == kept
+
+
 @given(seed=seeds, cuts=st.lists(st.integers(0, 200), max_size=12), width=st.sampled_from([1, 2, 4, 16]))
 @settings(max_examples=40)
 def test_any_chunking_equals_the_whole_and_nothing_committed_is_retracted(
