@@ -115,7 +115,7 @@ class EndpointConfig:
 LAG_LIMIT_S = 10.0  # of a microphone's audio that may wait to be recognised
 
 PRESETS: Mapping[str, EndpointConfig] = {
-    "captions": EndpointConfig(silence_before_s=5.0, silence_after_s=0.36, longest_s=15.0),  # the final comes soon
+    "captions": EndpointConfig(silence_before_s=5.0, silence_after_s=0.32, longest_s=15.0),  # the final comes soon
     "meeting": EndpointConfig(),
     "dictation": EndpointConfig(silence_before_s=10.0, silence_after_s=1.8, longest_s=40.0),  # time to think
 }
