@@ -76,12 +76,12 @@ def float_of_half(typing_context: Any, bits: Any) -> Any:
 
 def load(word: Any) -> float:
     """The number that a word stands for."""
-    raise NotImplementedError("only in compiled code")
+    raise TypeError("only compiled code may call this")
 
 
 def store(into: Words, at: int, number: float) -> None:
     """Put a number into an array (N,), rounded to the nearest even where it is bfloat16."""
-    raise NotImplementedError("only in compiled code")
+    raise TypeError("only compiled code may call this")
 
 
 @overload(load, inline="always")
