@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.nn import functional as _imported_before_joining  # noqa: F401  see leave()
 
 PATIENCE = timedelta(hours=6)  # others wait while the first process downloads, evaluates and releases
 
@@ -63,7 +64,12 @@ def _attempt() -> str:
 
 
 def leave() -> None:
-    """Part from the other processes."""
+    """Part from the other processes.
+
+    Nothing may hold the group after this: its threads would outlive it and abort the process where Python ends before
+    they do. Functions of torch.distributed.nn take the group that there is when they are imported as a default, and
+    optimisers import them; so they are imported with this module, before there is one.
+    """
     if distributed.is_initialized():
         distributed.destroy_process_group()
 

@@ -27,6 +27,9 @@ def main() -> None:
         distributed.sum_gradients = dying  # type: ignore[assignment]
     fit.fit(tiny(Path(corpus), name=name, save_every_s=0.0), runs=Path(runs))
     distributed.leave()
+    threads = [(thread / "comm").read_text().strip() for thread in Path("/proc/self/task").iterdir()]
+    if any("gloo" in thread for thread in threads):
+        sys.exit(f"threads left behind: {threads}")
 
 
 if __name__ == "__main__":
