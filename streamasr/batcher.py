@@ -128,19 +128,43 @@ class Batcher:
         return not stream.over and (stream.commands > 0 or stream.samples >= self._chunk)
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                ready = self._wait()
-                if self._stopping:
-                    return
-                most = self._longest(ready)
-                jobs = [self._take(stream, most) for stream in ready]
-            self.load.rounds += 1
-            if self.load.rounds % TIDY_ROUNDS == 0:
-                self._tidy()
-            began = time.perf_counter()
-            self._run([_Task(stream, job) for stream, job in zip(ready, jobs, strict=True)])
-            self.load.busy_s += time.perf_counter() - began
+        while not self._stopping:
+            try:
+                self._round()
+            except Exception as error:  # a defect here: all who wait must hear of it, and later streams be served
+                log.exception("a round failed")
+                self._end_all(error)
+
+    def _round(self) -> None:
+        """Wait for streams that are ready, and do what they ask for."""
+        with self._changed:
+            ready = self._wait()
+            if self._stopping:
+                return
+            most = self._longest(ready)
+            jobs = [self._take(stream, most) for stream in ready]
+        self.load.rounds += 1
+        if self.load.rounds % TIDY_ROUNDS == 0:
+            self._tidy()
+        began = time.perf_counter()
+        self._run([_Task(stream, job) for stream, job in zip(ready, jobs, strict=True)])
+        self.load.busy_s += time.perf_counter() - began
+
+    def _end_all(self, error: Exception) -> None:
+        """End every stream that is open with an error."""
+        with self._changed:
+            streams = list(self._streams)
+            self._streams.clear()
+            for stream in streams:
+                stream.over = True
+        reports = [
+            (stream, Report([], stream.engine.time_s(stream.state), stream.state.samples, error=error))
+            for stream in streams
+        ]
+        try:
+            self._deliver(reports)
+        except Exception:
+            log.exception("a report could not be delivered")
 
     def _wait(self) -> list[Stream]:
         """The streams that are ready, once all are or one has waited long enough."""

@@ -297,3 +297,24 @@ def test_close_stops_the_thread(engine: Engine) -> None:
     batcher = Batcher(engine)
     batcher.close()
     assert "batcher" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_defect_between_the_steps_is_told_to_all_and_later_streams_are_served(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher = Batcher(engine)
+    try:
+        callers = [Caller(batcher), Caller(batcher)]
+        monkeypatch.setattr(batcher, "_longest", lambda ready: 1 // 0)
+        for caller in callers:
+            caller.stream.feed(np.zeros(engine.rate_hz, np.float32))
+        for caller in callers:
+            with pytest.raises(ZeroDivisionError):
+                caller.until_end()
+        monkeypatch.undo()
+        later = Caller(batcher)
+        later.stream.feed(np.zeros(engine.rate_hz, np.float32))
+        later.stream.finish()
+        assert isinstance(later.until_end()[-1], End)
+    finally:
+        batcher.close()
