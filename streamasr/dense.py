@@ -1,7 +1,8 @@
 """Linear maps prepared once for streams on the CPU: the matrix laid out for few rows, in float32 or rounded to bytes.
 
-Rounded is only the matrix, each output's column by its own scale; the arithmetic stays float32. So a frame's result
-does not depend on which frames share its chunk, as it would where inputs are rounded by a scale of the whole chunk.
+Rounded is only the matrix, each output's column by its own scale; inputs keep their 24 bits, or 21 of their largest one
+where the product is made of bytes. So a frame's result does not depend on which frames share its chunk, as it would
+where inputs are rounded by a scale of the whole chunk.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from torch import Tensor
 
 DEPTH_STEP = 4
 TRIED = (4, 8, 12, 16, 24, 32, 64)  # rows
-TRIALS = 3
+MANY = 64
+TRIALS = 5
 
 
 def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,24 +37,78 @@ def few(precision: str) -> int:
     """
     from streamasr.dense_cpu import product
 
-    depth, columns = 512, 1024
-    whole, scale = torch.zeros(depth, columns), torch.ones(columns)
-    packed = whole.to(torch.int8 if precision == "int8" else torch.float32)
     best = 0
     for rows in TRIED:
-        x, y = torch.ones(rows, depth), torch.empty(rows, columns)
-        arrays = [tensor.numpy() for tensor in (x, packed, scale, scale, y)]
-        compiled_s = min(_seconds(product, *arrays) for _ in range(TRIALS))
-        if compiled_s > min(_seconds(torch.addmm, scale, x, whole) for _ in range(TRIALS)):
+        x, whole, packed, scale = _trial(rows, precision)
+        arrays = [tensor.numpy() for tensor in (x, packed, scale, scale, torch.empty(rows, len(scale)))]
+        others = [_seconds(torch.addmm, scale, x, whole)]
+        if has_fast_bytes(precision):
+            others.append(_seconds(ByBytes(packed.t(), scale, scale), x))
+        if _seconds(product, *arrays) > min(others):
             break
         best = rows
     return best
 
 
+@functools.cache
+def has_fast_bytes(precision: str) -> bool:
+    """Whether products of bytes are faster than those of floats on this processor: measured, once."""
+    if precision != "int8":
+        return False
+    x, whole, packed, scale = _trial(MANY, precision)
+    try:
+        bytes_s = _seconds(ByBytes(packed.t(), scale, scale), x)
+    except (AttributeError, RuntimeError):  # this build of torch, or this processor, has none
+        return False
+    return bytes_s < _seconds(torch.addmm, scale, x, whole)
+
+
+class ByBytes:
+    """x @ weight.T * scale + bias by products of bytes alone, for rows x (M, K): they go in as three digits.
+
+    It takes what torch's compiler takes for quantised models, a matrix laid out once for the processor's instructions.
+
+    Args:
+        weight: (N, K) int8. `scale`, `bias`: (N,).
+    """
+
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor) -> None:
+        self._weight = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
+        self._scale, self._bias = scale, bias
+        self._plain = torch.ones_like(scale), torch.zeros(len(scale), dtype=torch.int64)  # sums stay whole numbers
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(M, K) to (M, N)."""
+        from streamasr.dense_cpu import digits, join
+
+        rows, depth = x.shape
+        split, sizes = torch.empty(3 * rows, depth, dtype=torch.int8), torch.empty(rows)
+        digits(x.contiguous().numpy(), split.numpy(), sizes.numpy())
+        matrix = (self._weight, *self._plain, None)
+        products = torch.ops.onednn.qlinear_pointwise(split, 1.0, 0, *matrix, 1.0, 0, torch.float32, "none", [], "")
+        y = torch.empty(rows, len(self._bias))
+        join(products.numpy(), sizes.numpy(), self._scale.numpy(), self._bias.numpy(), y.numpy())
+        return y
+
+
+def _trial(rows: int, precision: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Input, matrix, matrix as it is packed, and scale of a typical size."""
+    whole = torch.zeros(512, 1024)
+    return (
+        torch.ones(rows, 512),
+        whole,
+        whole.to(torch.int8 if precision == "int8" else torch.float32),
+        torch.ones(1024),
+    )
+
+
 def _seconds(function: Callable[..., object], *arguments: Any) -> float:
-    began = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - began
+    taken = []
+    for _ in range(TRIALS):
+        began = time.perf_counter()
+        function(*arguments)
+        taken.append(time.perf_counter() - began)
+    return min(taken)
 
 
 class Dense:
@@ -67,10 +123,13 @@ class Dense:
     def __init__(self, weight: Tensor, bias: Tensor, precision: str) -> None:
         self._bias, self._scale = bias.contiguous(), torch.ones_like(bias)
         self._few = few(precision) if weight.shape[1] % DEPTH_STEP == 0 else 0
+        self._by_bytes: ByBytes | None = None
         bytes_: Tensor | None = None
         if precision == "int8":
             bytes_, self._scale = rounded(weight)
             weight.copy_(bytes_ * self._scale[:, None])
+            if has_fast_bytes(precision):
+                self._by_bytes = ByBytes(bytes_, self._scale, self._bias)
         self._whole = weight.t().contiguous()  # (K, N)
         self._packed = self._whole if bytes_ is None else bytes_.t().contiguous()
 
@@ -86,6 +145,8 @@ class Dense:
     def __call__(self, x: Tensor) -> Tensor:
         """(M, K) to (M, N)."""
         if not self.suits(x.shape[0]):
+            if self._by_bytes and len(x):
+                return self._by_bytes(x)
             return torch.addmm(self._bias, x, self._whole)
         from streamasr.dense_cpu import product
 

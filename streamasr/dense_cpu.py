@@ -1,7 +1,9 @@
 """Compiled products of few rows with a large matrix, and the gated recurrence of a chunk.
 
 A product of a handful of rows is bound by reading the matrix, not by arithmetic: so it is read once for four rows, and
-as bytes where it was rounded to bytes. The loops over columns become the vector instructions that the processor has.
+as bytes where it was rounded to bytes. Of many rows `digits` and `join` make a product of bytes alone, which processors
+with instructions for these do several times as fast as one of floats, and to as many digits. The loops over columns
+become the vector instructions that the processor has.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from streamasr.activation_cpu import sigmoid
 from streamasr.compiled import loops
 
 Floats = NDArray[np.float32]
+LARGEST = 127 * 16384  # that three digits stand for
+LANES = 16
 
 
 @loops(
@@ -58,6 +62,54 @@ def product(x: Floats, weight: NDArray[Any], scale: Floats, bias: Floats, y: Flo
                 y[m1, n] = t1[n] * scale[n] + bias[n]
                 y[m2, n] = t2[n] * scale[n] + bias[n]
                 y[m3, n] = t3[n] * scale[n] + bias[n]
+
+
+@loops("void(float32[:,::1], int8[:,::1], float32[::1])")
+def digits(x: Floats, y: NDArray[np.int8], scale: Floats) -> None:
+    """Each row of x as three digits and a scale: x is about scale * (16384 high + 128 middle + low), to 21 bits.
+
+    Args:
+        x: (M, K). `y`: (3 M, K), written: all high digits, then all middle ones, then all low ones.
+        scale: (M,), written.
+    """
+    rows, depth = x.shape
+    lanes, whole = np.empty(LANES, np.float32), np.empty(depth, np.int32)
+    for m in range(rows):
+        for n in range(LANES):  # a plain maximum would not become vector instructions
+            lanes[n] = np.float32(1e-30)
+        for k in range(0, depth, LANES):
+            for n in range(min(LANES, depth - k)):
+                size = abs(x[m, k + n])
+                lanes[n] = size if size > lanes[n] else lanes[n]
+        largest = lanes.max()
+        scale[m] = largest / np.float32(LARGEST)
+        inverse = np.float32(LARGEST) / largest
+        for k in range(depth):
+            whole[k] = np.int32(np.rint(x[m, k] * inverse))
+        for k in range(depth):
+            high = (whole[k] + np.int32(8192)) >> np.int32(14)
+            rest = whole[k] - (high << np.int32(14))
+            middle = (rest + np.int32(64)) >> np.int32(7)
+            y[m, k] = high
+            y[rows + m, k] = middle
+            y[2 * rows + m, k] = rest - (middle << np.int32(7))
+
+
+@loops("void(float32[:,::1], float32[::1], float32[::1], float32[::1], float32[:,::1])")
+def join(products: Floats, rows: Floats, columns: Floats, bias: Floats, y: Floats) -> None:
+    """From products (3 M, N) of digits with a matrix, the product (M, N) of what they stand for, plus bias (N,).
+
+    `rows` (M,) are the scales of the digits, `columns` (N,) those of the matrix.
+    """
+    count = y.shape[0]
+    for m in range(count):
+        for n in range(y.shape[1]):
+            whole = (
+                np.float32(16384) * products[m, n]
+                + np.float32(128) * products[count + m, n]
+                + products[2 * count + m, n]
+            )
+            y[m, n] = whole * rows[m] * columns[n] + bias[n]
 
 
 @loops("void(float32[:,:,::1], float32[:,:,::1], float32[:,::1], float32[:,:,::1])")

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from streamasr.blocks import RecurrentBlock
 from streamasr.config import FeatureConfig, ModelConfig
-from streamasr.dense import Dense, rounded
+from streamasr.dense import ByBytes, Dense, rounded
+from streamasr.dense_cpu import LARGEST, digits
 from streamasr.layers import Flatten, Layer, Linear, Residual
 from streamasr.model import AsrModel
 from tests.conftest import TINY
@@ -47,6 +48,29 @@ def test_product_of_any_number_of_rows(rows: int, depth: int, precision: str) ->
     weight, bias, x = torch.randn(7, depth), torch.randn(7), torch.randn(rows, depth)
     dense = Dense(weight, bias, precision)  # rounds `weight`
     torch.testing.assert_close(dense(x), x @ weight.t() + bias, atol=1e-4, rtol=1e-4)
+
+
+@settings(max_examples=40)
+@given(rows=st.integers(1, 70), depth=st.integers(1, 50), exponent=st.integers(-20, 20), seed=st.integers(0, 99))
+def test_three_digits_stand_for_21_bits(rows: int, depth: int, exponent: int, seed: int) -> None:
+    x = torch.randn(rows, depth, generator=torch.Generator().manual_seed(seed)) * 2.0**exponent
+    x[0] = 0
+    split, scale = torch.empty(3 * rows, depth, dtype=torch.int8), torch.empty(rows)
+    digits(x.numpy(), split.numpy(), scale.numpy())
+    high, middle, low = split.double().chunk(3)
+    meant = (16384 * high + 128 * middle + low) * scale[:, None].double()
+    assert torch.all((meant - x).abs() <= x.abs().amax(1, keepdim=True).double() / LARGEST)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 64, 130])
+def test_product_of_bytes_is_the_product_of_floats_whoever_shares_it(rows: int) -> None:
+    torch.manual_seed(rows)
+    weight, scale, bias = torch.randint(-127, 128, (24, 64), dtype=torch.int8), torch.rand(24), torch.randn(24)
+    product, x = ByBytes(weight, scale, bias), torch.randn(rows, 64)
+    y = product(x)
+    exact = (x.double() @ weight.t().double()) * scale + bias
+    torch.testing.assert_close(y, exact.float(), atol=2e-4, rtol=1e-5)
+    assert torch.equal(y[:1], product(x[:1]))
 
 
 def test_rounding_errs_by_half_a_step_at_most() -> None:
