@@ -161,10 +161,7 @@ class Batcher:
             (stream, Report([], stream.engine.time_s(stream.state), stream.state.samples, error=error))
             for stream in streams
         ]
-        try:
-            self._deliver(reports)
-        except Exception:
-            log.exception("a report could not be delivered")
+        self._tell(reports)
 
     def _wait(self) -> list[Stream]:
         """The streams that are ready, once all are or one has waited long enough."""
@@ -280,6 +277,9 @@ class Batcher:
                     stream.over = True
                     self._streams.pop(stream, None)
             reports.append((stream, report))
+        self._tell(reports)
+
+    def _tell(self, reports: list[tuple[Stream, Report]]) -> None:
         if reports:
             try:
                 self._deliver(reports)
