@@ -237,6 +237,12 @@ def augment_samples(samples: Samples, other: Samples, config: AugmentConfig, rng
     return np.clip(samples * gain + floor, -1, 1).astype(np.float32), timing
 
 
+def later(samples: Tensor, longest_ms: float, rng: Generator) -> Tensor:
+    """The samples (B, S) behind up to so much silence, which pushes as much out at the end: frames begin elsewhere."""
+    by = int(rng.integers(0, round(longest_ms * RATE_HZ / 1000) + 1))
+    return torch.nn.functional.pad(samples, (by, 0))[..., : samples.shape[-1]]
+
+
 def mask_spectrogram(energies: Tensor, lengths: Tensor, config: AugmentConfig, rngs: list[Generator]) -> Tensor:
     """SpecAugment without time warping (Park et al., 2019) on normalised energies (B, mels, T): masks are zeros.
 

@@ -85,6 +85,7 @@ class TechniqueConfig:
 
     Attributes:
         consistency: weight of the agreement of two masked views of each utterance (CR-CTC).
+        shift_ms: the second view begins up to so much later, so that where frames begin is not learnt.
         distil: weight of the divergence from the teacher's posteriors.
         distil_delay: output frames by which the student may be later than the teacher.
         teacher: the teacher's checkpoint; `train.run` fills it in.
@@ -94,6 +95,7 @@ class TechniqueConfig:
     """
 
     consistency: float = 0.0
+    shift_ms: float = 0.0
     distil: float = 0.0
     distil_delay: int = 0
     teacher: str = ""

@@ -28,7 +28,7 @@ from streamasr.errors import ConfigError, StreamasrError
 from streamasr.model import AsrModel
 from streamasr.text import Vocab
 from train import checkpoint, distributed
-from train.augment import mask_spectrogram
+from train.augment import later, mask_spectrogram
 from train.config import OptimiserConfig, TrainConfig, read_config
 from train.data import Batches, Corpus, cache_root, rng_of
 from train.evaluate import word_errors
@@ -254,6 +254,8 @@ def _fit(config: TrainConfig, folder: Path, start_from: Path | None, log: Log, i
             views = []
             for view in range(2 if technique.consistency else 1):
                 rngs = [rng_of(config.run.seed, batch.epoch, item, 5, view) for item in batch.items]
+                if view and technique.shift_ms:
+                    energies = model.features(later(samples, technique.shift_ms, rng_of(config.run.seed, step, 6)))
                 views.append(mask_spectrogram(energies, frames, config.augment, rngs))
             energies = torch.cat(views) * frames_within(frames, energies.shape[-1])[:, None].repeat(len(views), 1, 1)
         if technique.consistency:

@@ -13,6 +13,7 @@ import torch
 from streamasr.errors import ConfigError
 from train.augment import (
     augment_samples,
+    later,
     mask_spectrogram,
     measured_room,
     recorded_noise,
@@ -98,6 +99,18 @@ def test_measured_room_delays_nothing(tmp_path: Path) -> None:
 def test_folder_without_recordings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no sound file"):
         recorded_noise(str(tmp_path), 100, np.random.default_rng(0))
+
+
+def test_later_samples_are_the_same_behind_silence() -> None:
+    samples = torch.arange(1.0, 2001.0).repeat(2, 1)
+    seen = set()
+    for seed in range(20):
+        shifted = later(samples, 20.0, np.random.default_rng(seed))
+        by = int((shifted[0] == 0).sum())
+        assert 0 <= by <= 320
+        assert torch.equal(shifted[:, by:], samples[:, : 2000 - by])
+        seen.add(by)
+    assert len(seen) > 10
 
 
 def test_masks_of_an_utterance_do_not_depend_on_its_batch() -> None:

@@ -111,6 +111,7 @@ def test_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     ("technique", "term"),
     [
         (TechniqueConfig(consistency=0.2), "consistency"),
+        (TechniqueConfig(consistency=0.2, shift_ms=20.0), "consistency"),
         (TechniqueConfig(peak_first=0.1), "peak_first"),
         (TechniqueConfig(trim_chance=1.0), "loss"),
     ],
