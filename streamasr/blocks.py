@@ -66,19 +66,29 @@ class RecurrentBlock(Residual):
             self._matrices = tuple(array for dense in self._dense for array in dense.arrays)
 
     def step(self, x: Tensor, state: ResidualState) -> tuple[Tensor, ResidualState]:
+        return self._fused(x, state) or super().step(x, state)
+
+    def end(self, x: Tensor, state: ResidualState) -> Tensor:
+        done = self._fused(x, state, ended=self.right)
+        return done[0] if done else super().end(x, state)
+
+    def _fused(self, x: Tensor, state: ResidualState, ended: int = 0) -> tuple[Tensor, ResidualState] | None:
+        """`step` with prepared weights; None where they do not serve. `ended`: zeros in the context after x."""
         if self._dense is None or not serves(x):
-            return super().step(x, state)
+            return None
         _, context, recurrence, *rest = state.inner
         held = context.frames.permute(2, 0, 1).contiguous()  # (L, B, C)
-        count = held.shape[0] + x.shape[2] - self._context[3].shape[0] + 1
+        known = held.shape[0] + x.shape[2]
+        count = known + ended - self._context[3].shape[0] + 1
         if count <= 0:
-            return super().step(x, state)
+            return None
         from streamasr import dense_cpu
 
         arguments: tuple[Any, ...]
         frames = x.permute(2, 0, 1).contiguous()  # (T, B, C)
         skipped = state.skipped.permute(2, 0, 1).contiguous()
-        normed = x.new_empty(held.shape[0] + frames.shape[0], *frames.shape[1:])
+        normed = x.new_empty(known + ended, *frames.shape[1:])
+        normed[known:] = 0
         y = x.new_empty(count, *frames.shape[1:])
         if all(dense.suits(count * frames.shape[1]) for dense in self._dense):
             memory = recurrence.memory.clone(memory_format=torch.contiguous_format)

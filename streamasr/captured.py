@@ -82,6 +82,9 @@ class Captured(Stack):
         tail = super().flush(state)
         return None if tail is None else tail.float()
 
+    def end(self, x: Tensor, state: tuple[State, ...]) -> Tensor:
+        return super().end(x.to(self.dtype), state).float()
+
     def step(self, x: Tensor, state: tuple[State, ...]) -> tuple[Tensor, tuple[State, ...]]:
         given = [x.to(self.dtype), *leaves_of(tuple(state))]
         shapes = tuple(tuple(leaf.shape) for leaf in given)

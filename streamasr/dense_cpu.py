@@ -150,7 +150,8 @@ def norm_and_context(
     Args:
         x: (T, B, C). `held`: (L, B, C) normalised frames before it. `weight`, `bias`: (C,) of the normalisation.
         kernel: (K, C) and `offset` (C,) of the convolution.
-        normed: (L + T, B, C), written: all normalised frames. `y`: (L + T - K + 1, B, C), written.
+        normed: (L + T, B, C), written: all normalised frames; what stands beyond is heard, too, as it is.
+        y: (N, B, C), written, where N frames have their whole context in `normed`.
     """
     before, (frames, batch, channels) = held.shape[0], x.shape
     share = np.float32(1) / np.float32(channels)

@@ -292,12 +292,9 @@ class Engine:
 
     def _flush(self, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
         """All that is held back, decoded as if the stream ended here."""
-        events, state = yield from self._hear(self.model.features.flush(state.features), state)
-        tail = self.model.network.flush(state.network)
-        if tail is not None:
-            more, state = yield from self._decode(log_probs(tail)[0], state, ended=True)
-            events += more
-        return events, state
+        energies = self.model.features.flush(state.features)
+        rows = log_probs(self.model.network.end(energies[:, None], state.network))[0]
+        return (yield from self._decode(rows, state, ended=True))
 
     def _hear(self, energies: Tensor, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
         """Next energies (1, mels, T) through network, endpoint rules and beam."""

@@ -68,6 +68,12 @@ class Layer(nn.Module):
         """The frames still held back, as if the stream ended here; None if never any. `state` stays valid."""
         raise TypeError(f"{type(self).__name__} cannot stream")
 
+    def end(self, x: Tensor, state: State) -> Tensor:
+        """All that is still to come where the stream ends with the frames x: `step` and `flush` at once."""
+        y, held = self.step(x, state)
+        rest = self.flush(held)
+        return y if rest is None else torch.cat([y, rest], -1)
+
 
 class ConvState(NamedTuple):
     """Frames that further outputs need, (B, C, T) or (B, C, F, T)."""
@@ -155,6 +161,9 @@ class Conv(Layer):
         shape = self._shape(state.frames.shape[0], self.inputs, self.right)
         return self.step(state.frames.new_zeros(shape), state)[0]
 
+    def end(self, x: Tensor, state: ConvState) -> Tensor:
+        return self.step(F.pad(x, (0, self.right)), state)[0]
+
 
 class Pointwise(Layer):
     """A layer that treats every frame by itself; it holds nothing."""
@@ -174,6 +183,9 @@ class Pointwise(Layer):
 
     def flush(self, state: tuple[()]) -> Tensor | None:
         return None
+
+    def end(self, x: Tensor, state: tuple[()]) -> Tensor:
+        return self.apply_frames(x)
 
 
 class Norm(Pointwise):
@@ -319,13 +331,13 @@ class Stack(Layer):
     def flush(self, state: tuple[State, ...]) -> Tensor | None:
         tail: Tensor | None = None
         for layer, held in zip(self, state, strict=True):
-            head: Tensor | None = None
-            if tail is not None:
-                head, held = layer.step(tail, held)
-            rest = layer.flush(held)
-            parts = [part for part in (head, rest) if part is not None]
-            tail = torch.cat(parts, -1) if parts else None
+            tail = layer.flush(held) if tail is None else layer.end(tail, held)
         return tail
+
+    def end(self, x: Tensor, state: tuple[State, ...]) -> Tensor:
+        for layer, held in zip(self, state, strict=True):
+            x = layer.end(x, held)
+        return x
 
 
 class ResidualState(NamedTuple):
@@ -372,11 +384,11 @@ class Residual(Layer):
 
     @staticmethod
     def _by_patches(
-        convolutions: tuple[Patches, Patches], x: Tensor, inner: tuple[State, ...]
+        convolutions: tuple[Patches, Patches], x: Tensor, inner: tuple[State, ...], ended: int = 0
     ) -> tuple[Tensor, tuple[State, ...]] | None:
         """The inner layers in two compiled steps; None where a convolution completes no frame."""
-        first = convolutions[0](x, inner[2].frames)
-        second = convolutions[1](first[0], inner[5].frames) if first else None
+        first = convolutions[0](x, inner[2].frames, ended)
+        second = convolutions[1](first[0], inner[5].frames, ended) if first else None
         if not first or not second:
             return None
         return second[0], ((), (), ConvState(first[1]), (), (), ConvState(second[1]))
@@ -384,6 +396,12 @@ class Residual(Layer):
     def flush(self, state: ResidualState) -> Tensor | None:
         y = self.inner.flush(state.inner)
         return None if y is None else state.skipped + y
+
+    def end(self, x: Tensor, state: ResidualState) -> Tensor:
+        done = None
+        if self._patches and serves(x):  # each convolution has a lookahead of one frame
+            done = self._by_patches(self._patches, x, state.inner, ended=1)
+        return torch.cat([state.skipped, x], -1) + (done[0] if done else self.inner.end(x, state.inner))
 
 
 def lookahead(channels: int, frames: int) -> Conv:

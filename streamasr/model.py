@@ -136,6 +136,4 @@ class AsrModel(nn.Module):
     def flush(self, state: ModelState) -> Tensor:
         """The log-probabilities still held back, as if the stream ended here: (B, T', tokens). Pure."""
         energies = self.features.flush(state.features)
-        logits, network = self.network.step(energies[:, None], state.network)
-        tail = self.network.flush(network)
-        return torch.cat([logits, tail], -1).transpose(1, 2).log_softmax(-1) if tail is not None else logits
+        return self.network.end(energies[:, None], state.network).transpose(1, 2).log_softmax(-1)

@@ -34,19 +34,20 @@ class Patches:
         self._scale, self._shift = (norm.weight.data, norm.bias.data) if norm else (empty, empty)
         self._epsilon = norm.eps if norm else 0.0
 
-    def __call__(self, x: Tensor, held: Tensor) -> tuple[Tensor, Tensor] | None:
+    def __call__(self, x: Tensor, held: Tensor, ended: int = 0) -> tuple[Tensor, Tensor] | None:
         """Next frames and those before them, (B, C, F, T), to the outputs (B, C', F', T') and what is held after them.
 
-        None where no output is complete.
+        None where no output is complete. `ended`: frames of zeros that come after x, behind the normalisation.
         """
         from streamasr.patches_cpu import frames_of, patches
 
         new, old = lines(x), lines(held)
         batch, count, bands, channels = new.shape
-        outputs = (old.shape[1] + count - KERNEL) // self._stride + 1
+        outputs = (old.shape[1] + count + ended - KERNEL) // self._stride + 1
         if outputs <= 0:
             return None
-        frames = new.new_empty(batch, old.shape[1] + count, bands, channels)
+        frames = new.new_empty(batch, old.shape[1] + count + ended, bands, channels)
+        frames[:, old.shape[1] + count :] = 0
         scale, shift = self._scale.numpy(), self._shift.numpy()
         frames_of(new.numpy(), old.numpy(), scale, shift, self._epsilon, frames.numpy())
         narrowed = (bands - 1) // self._stride + 1

@@ -12,7 +12,7 @@ Floats = NDArray[np.float32]
 
 @loops("void(float32[:,:,:,::1], float32[:,:,:,::1], float32[::1], float32[::1], float32, float32[:,:,:,::1])")
 def frames_of(x: Floats, held: Floats, weight: Floats, bias: Floats, epsilon: float, frames: Floats) -> None:
-    """`held` (B, L, F, C), then `x` (B, T, F, C), into `frames` (B, L + T, F, C).
+    """`held` (B, L, F, C), then `x` (B, T, F, C), into `frames` (B, L + T or more, F, C).
 
     Where there is a `weight` (C,), layer normalisation and rectification come before that.
     """
@@ -22,7 +22,7 @@ def frames_of(x: Floats, held: Floats, weight: Floats, bias: Floats, epsilon: fl
     for b in range(batch):
         frames[b, :before] = held[b]
         if len(weight) == 0:
-            frames[b, before:] = x[b]
+            frames[b, before : before + count] = x[b]
             continue
         for t in range(count):
             for f in range(bands):

@@ -36,11 +36,21 @@ def check_layer(layer: Layer, x: Tensor, cuts: Sequence[int], tolerance: float =
     assert expected.shape[-1] == int(layer.output_lengths(whole)[0])
     torch.testing.assert_close(stream(layer, x, cuts), expected, atol=tolerance, rtol=tolerance)
 
+    # Its last frames may come together with the end.
+    state = layer.init_state(x.shape[0])
+    _, state = layer.step(x[..., : frames // 2], state)
+    for last in (x[..., frames // 2 :], x[..., frames // 2 : frames // 2 + 1], x[..., :0]):
+        y, held = layer.step(last, state)
+        tail = layer.flush(held)
+        ended = torch.cat([y, tail], -1) if tail is not None else y
+        torch.testing.assert_close(layer.end(last, state), ended, atol=tolerance, rtol=tolerance)
+
     # The state is never changed in place, and flushing does not spoil it.
     state = layer.init_state(x.shape[0])
     _, state = layer.step(x[..., : frames // 2], state)
     before = [t.clone() for t in tensors(state)]
     layer.flush(state)
+    layer.end(x[..., frames // 2 :], state)
     layer.step(x[..., frames // 2 :], state)
     for old, now in zip(before, tensors(state), strict=True):
         torch.testing.assert_close(now, old, atol=0, rtol=0)
