@@ -193,7 +193,7 @@ class Batcher:
             most //= 2
         parts: list[Samples] = []
         taken = 0
-        room = most + (-stream.state.samples) % self._unit  # back to whole units after an end in between
+        room = most + (stream.state.origin - stream.state.samples) % self._unit  # back to whole units of its frames
         while stream.waiting and taken < room:
             item = stream.waiting[0]
             if isinstance(item, Command):
@@ -211,7 +211,7 @@ class Batcher:
             stream.waiting.popleft()
         if commands and all(command.kind in ("mark", "peek") for command in commands):
             # these need no exact place: what does not fill a unit waits on, so that shapes stay equal
-            loose = (stream.state.samples + len(heard)) % self._unit
+            loose = (stream.state.samples + len(heard) - stream.state.origin) % self._unit
             if loose and loose <= len(heard):
                 stream.waiting.appendleft(heard[len(heard) - loose :])
                 heard = heard[: len(heard) - loose]

@@ -23,6 +23,7 @@ from streamasr.events import End, Event, Final, Partial, SpeechStarted, Word
 from streamasr.features import FeatureState
 from streamasr.layers import State
 from streamasr.lm import LanguageModel
+from streamasr.onset import onset
 from streamasr.voice import WINDOW, Gate, GateState, VoiceState
 from streamasr.work import Heard, Listen, Request, Step, Work, log_probs
 
@@ -32,19 +33,21 @@ ResultT = TypeVar("ResultT")
 PIECE_S = 2.0  # long inputs are worked off in pieces of this length, which bounds memory
 WARM_PAUSE_S = 0.6  # audio heard again by the fresh network state after an utterance that ended in silence
 WARM_SPEECH_S = 3.0  # likewise, after an utterance that was cut off because it became too long
+ONSET_S = 0.64  # before the gate opened: there the onset of the voice is looked for
 
 
 class StreamState(NamedTuple):
     """Everything known of one stream.
 
     Attributes:
-        features: the log-mel state.
+        features: the log-mel state; of no use while the gate is closed.
         history: the last energies given to the network, (1, mels, H), to warm up a fresh network state.
         network: the network's state.
         beam: the decoder's state.
         endpoint: the state of the endpoint rules.
-        hops: feature frames heard since the last gap.
-        frames: output frames decoded since the last gap.
+        origin: the sample that frames are laid from.
+        hops: feature frames heard since `origin`.
+        frames: output frames from `origin` on that are decoded.
         ahead: output frames that were decoded ahead of the network, which will give them again.
         samples: samples heard, over all.
         skipped_s: seconds of gaps, over all.
@@ -53,6 +56,7 @@ class StreamState(NamedTuple):
         begun: a SpeechStarted was sent for this utterance.
         gate: whether the network hears at all; while the gate is closed, `frames` stands still.
         voice: the voice detector's state, where there is a gate.
+        recent: the last samples, (R,), where there is a gate.
     """
 
     features: FeatureState
@@ -60,6 +64,7 @@ class StreamState(NamedTuple):
     network: tuple[State, ...]
     beam: BeamState
     endpoint: EndpointState = EndpointState()
+    origin: int = 0
     hops: int = 0
     frames: int = 0
     ahead: int = 0
@@ -70,6 +75,7 @@ class StreamState(NamedTuple):
     begun: bool = False
     gate: GateState = GateState(open=True)
     voice: VoiceState | None = None
+    recent: Tensor = torch.zeros(0)
 
 
 class Engine:
@@ -108,6 +114,9 @@ class Engine:
         self.decoder = Decoder(bundle.vocab, beam, self.frame_s, lm, hotwords)
         self.endpointer = Endpointer(endpoint or EndpointConfig(), self.model.frame_ms, bundle.vocab.space)
         self._stride = self.model.network.stride
+        self._frame = self._stride * bundle.feature_config.hop  # samples
+        self._lead = round(gate.config.before_s * self.rate_hz) if gate else 0
+        self._sought = round(ONSET_S * self.rate_hz)
         self._kept = round(WARM_SPEECH_S / self.frame_s) * self._stride + self.model.network.right + 2 * self._stride
 
     def start(self) -> StreamState:
@@ -160,7 +169,9 @@ class Engine:
         if isinstance(request, Step):
             logits, network = self.model.network.step(*request)
             return log_probs(logits)[0], network
-        energies, features = self.model.features.step(request.samples[None].to(self.device), request.features)
+        energies, features = torch.zeros(1, self.bundle.feature_config.mels, 0), request.features
+        if features is not None:
+            energies, features = self.model.features.step(request.samples[None].to(self.device), features)
         if request.voice is None or self.gate is None:
             return Heard(energies, features, [], request.voice)
         return Heard(energies, features, *self.gate.detector.step(request.samples, request.voice))
@@ -234,7 +245,10 @@ class Engine:
         events, _ = yield from self.finalizing(state)
         skipped_s = state.skipped_s + seconds
         return events, self.start()._replace(
-            samples=state.samples, skipped_s=skipped_s, shift_s=state.samples / self.rate_hz + skipped_s
+            samples=state.samples,
+            origin=state.samples,
+            skipped_s=skipped_s,
+            shift_s=state.samples / self.rate_hz + skipped_s,
         )
 
     def finishing(self, state: StreamState) -> Work[list[Event]]:
@@ -243,40 +257,67 @@ class Engine:
         return [*events, End(self.time_s(state))]
 
     def _admit(self, samples: Tensor, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
-        """Next samples (S,) through the gate. The network hears them where it is open; else their energies are kept."""
-        held = state.features.samples.shape[-1]
+        """Next samples (S,) through the gate. The network hears them where it is open; else they are kept."""
         known = self.gate.detector.missing(state.voice) if self.gate and state.voice else 0  # end of the next window
-        heard: Heard = yield Listen(samples, state.features, state.voice)
-        state = state._replace(features=heard.features, voice=heard.voice)
+        heard: Heard = yield Listen(samples, state.features if state.gate.open else None, state.voice)
+        state = state._replace(voice=heard.voice)
         probabilities, begin, given = heard.probabilities, 0, 0
+        held = state.features.samples.shape[-1]  # before the samples that `heard` begins with
         events: list[Event] = []
         while True:
             turn, gate = self.gate.scan(probabilities, state.gate) if self.gate else (None, state.gate)
             end = len(samples) if turn is None else known + turn * WINDOW
-            frames = self.model.features.complete(held + end)
-            energies = heard.energies[..., given:frames]
-            state = state._replace(samples=state.samples + end - begin, gate=gate)
+            state = self._remember(samples[begin:end], state)._replace(gate=gate)
+            held += end - begin
             if gate.open:
-                found, state = yield from self._hear(energies, state)
-                events += found
-            else:
-                state = self._keep(energies, state)
+                complete = self.model.features.complete(held)
+                found, state = yield from self._hear(heard.energies[..., given:complete], state)
+                events, given = events + found, complete
             if turn is None:
-                return events, state
-            found, state = (yield from self._open(state)) if not gate.open else self._close(state)
+                return events, state._replace(features=heard.features or state.features)
+            if gate.open and self.gate and self.gate.is_over(gate):
+                found, state = self._close(state)
+            else:
+                found, state = yield from self._open(state)
+                held, given = state.features.samples.shape[-1], 0
+                heard = yield Listen(samples[end:], state.features, None)
             events += found
-            probabilities, known, begin, given = probabilities[turn + 1 :], end + WINDOW, end, frames
+            probabilities, known, begin = probabilities[turn + 1 :], end + WINDOW, end
+
+    def _remember(self, samples: Tensor, state: StreamState) -> StreamState:
+        """Count the next samples, and keep them where they may be wanted."""
+        recent = torch.cat([state.recent, samples])[-self._lead - self._sought :] if self.gate else state.recent
+        return state._replace(samples=state.samples + len(samples), recent=recent)
 
     def _open(self, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
-        """Let the network hear, from a while ago on: what was said before a voice was found is not lost."""
-        assert self.gate
-        now = state.hops // self._stride
-        first = max(self._oldest(state), now - round(self.gate.config.before_s / self.frame_s))
-        begin = max(first, state.frames)
-        shift_s = state.shift_s + (begin - state.frames) * self.frame_s
-        gate = state.gate._replace(open=True)
-        state = state._replace(frames=begin, shift_s=shift_s, gate=gate, endpoint=EndpointState())
-        rows, state = yield from self._rewarm(state, first)
+        """Let the network hear, from a while ago on: what was said before a voice was found is not lost.
+
+        Frames are laid anew, from a place that the onset of the voice fixes. What is decoded already stays so.
+        """
+        oldest = state.samples - len(state.recent)
+        sought = state.recent[-self._sought :]
+        place = onset(sought.numpy())
+        if place is None:
+            origin = state.origin + _up(max(oldest, state.samples - self._lead) - state.origin, self._frame)
+        else:
+            origin = state.samples - len(sought) + place - self._lead
+            origin += max(0, _up(oldest - origin, self._frame))
+        origin = min(origin, state.samples)
+        heard: Heard = yield Listen(state.recent[origin - oldest :], self.model.features.init_state(1), None)
+        decoded = state.origin + state.frames * self._frame  # up to this sample
+        first = max(0, _up(decoded - origin, self._frame) // self._frame)
+        moved_s = (origin - state.origin) / self.rate_hz + (first - state.frames) * self.frame_s
+        state = state._replace(
+            features=heard.features or state.features,
+            history=heard.energies,
+            endpoint=state.endpoint if state.gate.open else EndpointState(),
+            origin=origin,
+            hops=heard.energies.shape[-1],
+            frames=first,
+            shift_s=state.shift_s + moved_s,
+            gate=state.gate._replace(open=True),
+        )
+        rows, state = yield from self._rewarm(state, 0)
         return (yield from self._decode(rows, state))
 
     def _close(self, state: StreamState) -> tuple[list[Event], StreamState]:
@@ -303,11 +344,6 @@ class Engine:
         state = state._replace(network=network, history=history, hops=state.hops + energies.shape[-1])
         events, state = yield from self._decode(rows, state)
         return events, state._replace(history=state.history[..., -self._kept :])
-
-    def _keep(self, energies: Tensor, state: StreamState) -> StreamState:
-        """Next energies (1, mels, T), for later."""
-        history = torch.cat([state.history, energies], -1)[..., -self._kept :]
-        return state._replace(history=history, hops=state.hops + energies.shape[-1])
 
     def _decode(self, rows: LogProbs, state: StreamState, ended: bool = False) -> Work[tuple[list[Event], StreamState]]:
         """Next log-probabilities (T, tokens) through endpoint rules and beam. `ended`: the network is flushed."""
@@ -371,3 +407,8 @@ class Engine:
         events: list[Event] = [] if state.begun else [SpeechStarted(words[0].start_s)]
         events.append(Partial(reading.committed, reading.tentative, words[0].start_s, words[-1].end_s))
         return events, state._replace(last=(reading.committed, reading.tentative), begun=True)
+
+
+def _up(count: int, unit: int) -> int:
+    """The next whole number of units."""
+    return -(-count // unit) * unit

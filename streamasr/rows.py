@@ -63,9 +63,11 @@ def answers(engine: Engine, requests: Sequence[Request]) -> list[Any]:
 
 
 def _listen(engine: Engine, requests: Sequence[Listen]) -> list[Any]:
-    samples = [request.samples for request in requests]
-    held = FeatureState(torch.cat([request.features.samples for request in requests]))
-    energies, rest = engine.model.features.step(torch.stack(samples).to(engine.device), held)
+    features = [request.features.samples for request in requests if request.features is not None]
+    if not features:
+        return [engine.answer(request) for request in requests]
+    samples = torch.stack([request.samples for request in requests]).to(engine.device)
+    energies, rest = engine.model.features.step(samples, FeatureState(torch.cat(features)))
     found: list[tuple[list[float], VoiceState | None]] = [([], None)] * len(requests)
     if engine.gate:
         step = engine.gate.detector.step
@@ -117,7 +119,8 @@ def _gathered(networks: Sequence[Any]) -> tuple[State, ...]:
 def shapes(request: Request) -> Shapes:
     """What requests must have in common to be answered together."""
     if isinstance(request, Listen):
-        return (tuple(request.samples.shape), tuple(request.features.samples.shape), (request.voice is not None,))
+        held = tuple(request.features.samples.shape) if request.features is not None else ()
+        return (tuple(request.samples.shape), held, (request.voice is not None,))
     network: Any = request.network
     own = network.batch.shapes if isinstance(network, Row) else tuple(tuple(x.shape) for x in leaves_of(network))
     return (tuple(request.energies.shape), *own)

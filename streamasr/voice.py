@@ -5,8 +5,8 @@ an explicit state, and all windows of a chunk at once, which is faster than the 
 512 samples (32 ms) laid from the beginning of the stream, each with the 64 samples before it, so what it finds does not
 depend on the chunks.
 
-The gate opens after the first window with a voice in it, and then the recogniser hears what was said just before, too.
-It may close only at every fifth window (160 ms, a whole number of frames of every layer), so that few chunks are split.
+The gate opens a moment after the first window with a voice in it, when the onset of the voice can be told (`onset`);
+then the recogniser hears what was said before, too. After a pause it opens anew though it is open.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ WINDOW = 512  # samples
 CONTEXT = 64  # samples before a window that are heard with it
 WEIGHTS = "silero_vad.jit"
 CELLS = 128
-GRID = 5  # windows
 
 
 class VoiceState(NamedTuple):
@@ -119,11 +118,11 @@ def package_data() -> Path | None:
 
 
 class GateState(NamedTuple):
-    """Whether the gate is open, windows so far, and windows without a voice."""
+    """Whether the gate is open; the last windows, all without a voice; windows since a voice that ended a pause."""
 
     open: bool = False
-    windows: int = 0
     quiet: int = 0
+    since: int = 0
 
 
 class Gate:
@@ -131,18 +130,26 @@ class Gate:
 
     def __init__(self, config: GateConfig, detector: VoiceDetector) -> None:
         self.config, self.detector = config, detector
-        self.hold = -(-round(config.hold_s * RATE_HZ) // WINDOW)  # windows
+        spans_s = config.hold_s, config.after_s, config.pause_s
+        self.hold, self.wait, self.pause = (-(-round(seconds * RATE_HZ) // WINDOW) for seconds in spans_s)  # windows
 
     def scan(self, probabilities: Sequence[float], state: GateState) -> tuple[int | None, GateState]:
-        """Look for the first window after which the gate opens, or after which an open one may close.
+        """Look for the first window after which the gate opens, or an open one does so anew, or may close (`is_over`).
 
         Returns:
             the window's index, and the state after it, open as it was before; or None, and the state after all windows.
         """
-        is_open, windows, quiet = state
+        is_open, quiet, since = state
         for index, probability in enumerate(probabilities):
-            windows += 1
-            quiet = 0 if probability >= self.config.voice else quiet + 1
-            if (quiet >= self.hold and windows % GRID == 0) if is_open else quiet == 0:
-                return index, GateState(is_open, windows, quiet)
-        return None, GateState(is_open, windows, quiet)
+            voice = probability >= self.config.voice
+            if since or (voice and (not is_open or quiet >= self.pause)):
+                since += 1
+            quiet = 0 if voice else quiet + 1
+            now = GateState(is_open, quiet)
+            if since > self.wait or (is_open and self.is_over(now)):
+                return index, now
+        return None, GateState(is_open, quiet, since)
+
+    def is_over(self, state: GateState) -> bool:
+        """Whether there has been no voice for so long that an open gate may close."""
+        return state.quiet >= self.hold

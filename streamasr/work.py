@@ -27,18 +27,20 @@ class Step(NamedTuple):
 
 
 class Listen(NamedTuple):
-    """A request for the energies of samples (S,), and the voice in them where there is a state of the detector."""
+    """A request for the energies of samples (S,), and for the voice in them, of whichever there is a state."""
 
     samples: Tensor
-    features: FeatureState
+    features: FeatureState | None
     voice: VoiceState | None
 
 
 class Heard(NamedTuple):
-    """The answer: energies (1, mels, T), the probabilities of a voice, and the states after the samples."""
+    """The answer: energies (1, mels, T), the probabilities of a voice, and the states after the samples.
+
+    What was not asked for is empty."""
 
     energies: Tensor
-    features: FeatureState
+    features: FeatureState | None
     probabilities: list[float]
     voice: VoiceState | None
 

@@ -20,6 +20,7 @@ REPOSITORY = Path(__file__).parents[1]
 CORPUS = REPOSITORY.parent / "shared" / "corpus" / "dev" / "read"
 STREAMASR = [sys.executable, "-c", "import sys; from streamasr.cli import main; sys.exit(main())"]
 UTTERANCES = 3
+ATTEMPTS = 3
 PAUSE_S = 1.5
 
 
@@ -40,9 +41,9 @@ def spoken(tmp_path: Path) -> Path:
     return target
 
 
-@pytest.mark.slow
-def test_what_is_spoken_into_a_microphone_is_what_the_file_says(spoken: Path, tmp_path: Path) -> None:
-    saved, recorded = tmp_path / "heard.jsonl", tmp_path / "heard.flac"
+def heard_live(spoken: Path, folder: Path) -> tuple[str, Path]:
+    """The words of `streamasr listen` while a file is played, and the recording that it made."""
+    saved, recorded = folder / "heard.jsonl", folder / "heard.flac"
     with virtual_microphone() as microphone:
         process = subprocess.Popen(
             [*STREAMASR, "listen", "--save", str(saved), "--record", str(recorded)],
@@ -73,18 +74,28 @@ def test_what_is_spoken_into_a_microphone_is_what_the_file_says(spoken: Path, tm
     assert finals == [line.strip() for line in captions]
     assert events[-1]["type"] == "end"
     assert not [event for event in events if event["type"] in ("overrun", "source_lost")]
+    return " ".join(finals), recorded
 
-    def transcribed(path: Path) -> str:
-        done = subprocess.run(
-            [*STREAMASR, "transcribe", str(path)], cwd=REPOSITORY, capture_output=True, text=True, check=True
-        )
-        return " ".join(done.stdout.split())
 
-    # What was said live is what the file of the same sound says. The recording that was played starts at another
-    # phase of the 40 ms frames there, to which a model of little training is not indifferent.
-    assert jiwer.wer(transcribed(recorded), " ".join(finals)) <= 0.05
-    assert loudest_correlation(read_whole(spoken), read_whole(recorded)) > 0.95
-    assert jiwer.wer(transcribed(spoken), " ".join(finals)) <= 0.5
+def transcribed(path: Path) -> str:
+    """The words of `streamasr transcribe`."""
+    command = [*STREAMASR, "transcribe", str(path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    return " ".join(done.stdout.split())
+
+
+@pytest.mark.slow
+def test_what_is_spoken_into_a_microphone_is_what_the_file_says(spoken: Path, tmp_path: Path) -> None:
+    for attempt in range(ATTEMPTS):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        finals, recorded = heard_live(spoken, folder)
+        same = loudest_correlation(read_whole(spoken), read_whole(recorded))
+        if same > 0.99:  # else the sound system of a busy machine stumbled while it played
+            break
+    assert same > 0.95
+    assert jiwer.wer(transcribed(recorded), finals) <= 0.05
+    assert jiwer.wer(transcribed(spoken), finals) <= 0.05
 
 
 def loudest_correlation(played: np.ndarray, heard: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from streamasr.config import BeamConfig, EndpointConfig, GateConfig
 from streamasr.engine import Engine, StreamState
 from streamasr.errors import ConfigError
 from streamasr.events import End, Final, Partial
-from streamasr.voice import CONTEXT, GRID, WINDOW, Gate, GateState, VoiceDetector
+from streamasr.voice import CONTEXT, WINDOW, Gate, GateState, VoiceDetector
 from streamasr.work import Listen, Step
 from tests.test_batcher import Caller, assert_same
 from tests.test_engine import RATE_HZ, finals, run
@@ -116,28 +117,28 @@ def test_noise_and_silence_have_no_voice(detector: VoiceDetector) -> None:
 def test_the_gate_turns_where_it_should_for_any_chunking(
     detector: VoiceDetector, probabilities: list[float], cuts: list[int], is_open: bool
 ) -> None:
-    gate = Gate(GateConfig(voice=0.5, hold_s=0.32), detector)
+    gate = Gate(GateConfig(voice=0.5, hold_s=0.32, pause_s=0.2), detector)
 
     def turns(cuts: list[int]) -> list[tuple[int, bool]]:
         state, found = GateState(is_open), []
         for begin, end in zip([0, *cuts], [*cuts, len(probabilities)], strict=True):
-            part = probabilities[begin:end]
             while True:
-                at, state = gate.scan(part, state)
+                at, state = gate.scan(probabilities[begin:end], state)
                 if at is None:
                     break
-                state = state._replace(open=not state.open)
-                found.append((state.windows, state.open))
-                part = part[at + 1 :]
+                state = state._replace(open=not (state.open and gate.is_over(state)))
+                begin += at + 1
+                found.append((begin, state.open))
         return found
 
     whole = turns([])
     assert turns(sorted(min(cut, len(probabilities)) for cut in cuts)) == whole
     for windows, opened in whole:
         if opened:
-            assert probabilities[windows - 1] == 0.9
+            first = windows - 1 - gate.wait
+            assert probabilities[first] == 0.9
+            assert max(probabilities[max(0, first - gate.pause) : first], default=0.0) == 0.0 or not is_open
         else:
-            assert windows % GRID == 0
             assert max(probabilities[windows - gate.hold : windows]) == 0.0
 
 
@@ -164,14 +165,47 @@ def test_the_network_hears_the_same_frames(
     assert (state.gate, state.frames, state.shift_s) == (end.gate, end.frames, end.shift_s)
 
 
-def test_a_gate_that_never_closes_changes_nothing(
+def test_behind_a_gate_that_never_closes_all_is_heard_from_before_the_onset(
     tiny_bundle: Bundle, detector: VoiceDetector, speech: np.ndarray
 ) -> None:
     plain = Engine(tiny_bundle, BeamConfig(width=4), QUICK)
-    samples = np.concatenate([speech[12_000:], room(3.0), speech])  # a voice within the first second
-    events = run(gated(tiny_bundle, detector, hold_s=60.0), samples, list(range(999, len(samples), 4321)))
-    expected = run(plain, samples, [])
+    engine = gated(tiny_bundle, detector, hold_s=60.0, pause_s=60.0)
+    samples = np.concatenate([room(3.0), speech[12_000:], room(3.0), speech])
+    state, events = engine.start(), []
+    for part in np.split(samples, range(999, len(samples), 4321)):
+        found, state = engine.feed(part, state)
+        events += found
+    events += engine.finish(state)
+    assert 1.0 < state.origin / RATE_HZ < 2.3
+    expected = run(plain, samples[state.origin :], [])
     assert [f.text for f in finals(events)] == [f.text for f in finals(expected)]
+    for own, other in zip(finals(events), finals(expected), strict=True):
+        assert own.start_s == pytest.approx(other.start_s + state.origin / RATE_HZ, abs=2e-3)
+
+
+@settings(max_examples=12)
+@given(before=st.integers(0, 40_000))
+def test_the_same_words_are_found_whenever_they_come(
+    tiny_bundle: Bundle, detector: VoiceDetector, speech: np.ndarray, before: int
+) -> None:
+    engine = gated(tiny_bundle, detector)
+    lead = np.zeros(2 * RATE_HZ, np.float32)  # of which the network hears the last second
+    sounds = [np.concatenate([lead, np.zeros(count, np.float32), speech]) for count in (0, before)]
+    one, other = (finals(run(engine, sound, [])) for sound in sounds)
+    assert [final.text for final in one] == [final.text for final in other]
+    assert all(
+        b.start_s - a.start_s == pytest.approx(before / RATE_HZ, abs=2e-3) for a, b in zip(one, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize("rules", [{"hold_s": 0.3}, {"pause_s": 0.2}], ids=str)
+def test_what_was_decoded_before_the_gate_opened_anew_is_not_decoded_again(
+    tiny_bundle: Bundle, detector: VoiceDetector, speech: np.ndarray, rules: dict[str, float]
+) -> None:
+    engine = gated(tiny_bundle, detector, **rules)
+    sound = np.concatenate([speech, np.zeros(5_000, np.float32), speech, np.zeros(5_000, np.float32), speech])
+    words = [word for final in finals(run(engine, sound, [])) for word in final.words]
+    assert all(a.end_s <= b.start_s + 0.041 for a, b in itertools.pairwise(words))
 
 
 def test_the_clock_is_exact_after_silence(tiny_bundle: Bundle, detector: VoiceDetector, speech: np.ndarray) -> None:
@@ -185,7 +219,8 @@ def test_the_clock_is_exact_after_silence(tiny_bundle: Bundle, detector: VoiceDe
     assert words[0].start_s >= 39.0
     assert words[-1].end_s <= 45.1
     assert state.frames == pytest.approx((state.hops - engine.model.network.right) // 4, abs=2)
-    assert state.beam.frames + round(state.shift_s / engine.frame_s) == state.frames
+    decoded_s = state.beam.frames * engine.frame_s + state.shift_s
+    assert decoded_s == pytest.approx(state.origin / RATE_HZ + state.frames * engine.frame_s)
 
 
 def test_silence_is_spared_and_the_state_stays_small(tiny_bundle: Bundle, detector: VoiceDetector) -> None:
