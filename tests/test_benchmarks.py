@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks import capacity, parts, precision
+from benchmarks import capacity, parts, phase, precision
 from streamasr.bundle import Bundle
 from streamasr.engine import Engine
 
@@ -49,3 +49,10 @@ def test_streams_in_real_time_are_heard_to_their_end(tiny_bundle: Bundle, monkey
     found = capacity.real_time(2, 0.8, 0)
     assert found["complete"] == 2
     assert all(wait_s >= capacity.BLOCK_S for wait_s in found["waits_s"])
+
+
+def test_what_is_heard_again_is_compared(tiny_bundle: Bundle) -> None:
+    found = phase.compared(Engine(tiny_bundle), [NOISE], ["a b"])
+    assert set(found) == {"as it is", *phase.changed([NOISE])}
+    assert all(len(again) == 1 for again in phase.changed([NOISE]).values())
+    assert phase.text_of(Engine(tiny_bundle), NOISE)
