@@ -209,10 +209,10 @@ class Batcher:
         while stream.waiting and isinstance(command := stream.waiting[0], Command):
             commands.append(command)
             stream.waiting.popleft()
-        if commands and all(command.kind in ("mark", "peek") for command in commands):
-            # these need no exact place: what does not fill a unit waits on, so that shapes stay equal
+        if all(command.kind in ("mark", "peek") for command in commands):
+            # nothing needs an exact place: what does not fill a unit waits on, so that shapes stay equal
             loose = (stream.state.samples + len(heard) - stream.state.origin) % self._unit
-            if loose and loose <= len(heard):
+            if loose and loose < len(heard) + bool(commands):
                 stream.waiting.appendleft(heard[len(heard) - loose :])
                 heard = heard[: len(heard) - loose]
         stream.samples -= len(heard)

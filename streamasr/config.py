@@ -127,18 +127,17 @@ class GateConfig:
 
     Attributes:
         voice: probability of a voice in a window from which on there is one.
-        hold_s: without a voice before the gate closes, which ends the utterance.
+        hold_s: without a voice before the gate closes and ends an utterance that has not ended.
         before_s: what the network hears of the time before the onset of the voice.
         after_s: from the first window with a voice in it to when the gate opens.
-        pause_s: without a voice before an open gate opens anew with the next one, so that each phrase is heard from its
-            own onset.
+        pause_s: without a voice before the gate closes between utterances.
     """
 
     voice: float = 0.2
     hold_s: float = 2.0
-    before_s: float = 1.0
+    before_s: float = 0.5
     after_s: float = 0.096
-    pause_s: float = 1.0
+    pause_s: float = 0.96
 
 
 def from_mapping(kind: type[ConfigT], values: Mapping[str, Any], where: str) -> ConfigT:

@@ -56,7 +56,7 @@ class StreamState(NamedTuple):
         begun: a SpeechStarted was sent for this utterance.
         gate: whether the network hears at all; while the gate is closed, `frames` stands still.
         voice: the voice detector's state, where there is a gate.
-        recent: the last samples, (R,), where there is a gate.
+        recent: the last pieces of samples, each (S,), where there is a gate; `remembered` samples in all.
     """
 
     features: FeatureState
@@ -75,7 +75,8 @@ class StreamState(NamedTuple):
     begun: bool = False
     gate: GateState = GateState(open=True)
     voice: VoiceState | None = None
-    recent: Tensor = torch.zeros(0)
+    recent: tuple[Tensor, ...] = ()
+    remembered: int = 0
 
 
 class Engine:
@@ -233,7 +234,10 @@ class Engine:
         """`finalize` as work."""
         opened: list[Event] = []
         if not state.gate.open:  # perhaps a word has just begun
-            opened, state = yield from self._open(state)
+            heard, state = yield from self._open(torch.zeros(0), state)
+            opened, state = yield from self._hear(
+                heard.energies, state._replace(features=heard.features or state.features)
+            )
         events, flushed = yield from self._flush(state)
         final, flushed = self._final(flushed)
         ahead = state.ahead + flushed.frames - state.frames
@@ -275,57 +279,69 @@ class Engine:
                 events, given = events + found, complete
             if turn is None:
                 return events, state._replace(features=heard.features or state.features)
-            if gate.open and self.gate and self.gate.is_over(gate):
+            if gate.open:
                 found, state = self._close(state)
+                events += found
             else:
-                found, state = yield from self._open(state)
-                held, given = state.features.samples.shape[-1], 0
-                heard = yield Listen(samples[end:], state.features, None)
-            events += found
+                heard, state = yield from self._open(samples[end:], state)
+                held, given = state.features.samples.shape[-1] + state.samples - state.origin, 0
             probabilities, known, begin = probabilities[turn + 1 :], end + WINDOW, end
 
     def _remember(self, samples: Tensor, state: StreamState) -> StreamState:
         """Count the next samples, and keep them where they may be wanted."""
-        recent = torch.cat([state.recent, samples])[-self._lead - self._sought :] if self.gate else state.recent
-        return state._replace(samples=state.samples + len(samples), recent=recent)
+        count = len(samples)
+        if not self.gate or count == 0:
+            return state._replace(samples=state.samples + count)
+        recent, remembered = (*state.recent, samples), state.remembered + count
+        while (without := remembered - len(recent[0])) >= self._lead + self._sought:
+            recent, remembered = recent[1:], without
+        return state._replace(samples=state.samples + count, recent=recent, remembered=remembered)
 
-    def _open(self, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
+    def _open(self, following: Tensor, state: StreamState) -> Work[tuple[Heard, StreamState]]:
         """Let the network hear, from a while ago on: what was said before a voice was found is not lost.
 
         Frames are laid anew, from a place that the onset of the voice fixes. What is decoded already stays so.
+
+        Returns:
+            the energies from the new `origin` on, of the `following` samples, too; and the state at `origin`.
         """
-        oldest = state.samples - len(state.recent)
-        sought = state.recent[-self._sought :]
+        recent = torch.cat([torch.zeros(0), *state.recent])[-self._lead - self._sought :]
+        oldest = state.samples - len(recent)
+        sought = recent[-self._sought :]
         place = onset(sought.numpy())
         if place is None:
-            origin = state.origin + _up(max(oldest, state.samples - self._lead) - state.origin, self._frame)
+            origin = state.origin + _up(oldest - state.origin, self._frame)
         else:
             origin = state.samples - len(sought) + place - self._lead
             origin += max(0, _up(oldest - origin, self._frame))
         origin = min(origin, state.samples)
-        heard: Heard = yield Listen(state.recent[origin - oldest :], self.model.features.init_state(1), None)
+        features, network = self.model.init_state(1)
+        samples = torch.cat([recent[origin - oldest :], following])
+        heard: Heard = yield Listen(samples, features, None)
         decoded = state.origin + state.frames * self._frame  # up to this sample
         first = max(0, _up(decoded - origin, self._frame) // self._frame)
         moved_s = (origin - state.origin) / self.rate_hz + (first - state.frames) * self.frame_s
-        state = state._replace(
-            features=heard.features or state.features,
-            history=heard.energies,
-            endpoint=state.endpoint if state.gate.open else EndpointState(),
+        return heard, state._replace(
+            features=features,
+            history=state.history[..., :0],
+            network=network,
+            endpoint=EndpointState(),
             origin=origin,
-            hops=heard.energies.shape[-1],
+            hops=0,
             frames=first,
+            ahead=first,
             shift_s=state.shift_s + moved_s,
             gate=state.gate._replace(open=True),
         )
-        rows, state = yield from self._rewarm(state, 0)
-        return (yield from self._decode(rows, state))
 
     def _close(self, state: StreamState) -> tuple[list[Event], StreamState]:
-        """Spare the network from now on, and end the utterance. Letters that it still finds where there is no voice, as
-        in music, do not keep it awake longer than the rule for silence after speech.
+        """Spare the network from now on, if the utterance has ended. Letters that it still finds where there is no
+        voice, as in music, do not keep it awake for long: they end, too.
         """
+        assert self.gate
+        is_over = self.gate.is_over(state.gate)
         quiet_s = state.gate.quiet * WINDOW / self.rate_hz
-        if state.endpoint.spoken and quiet_s < self.endpointer.config.silence_after_s:
+        if state.endpoint.spoken and not (is_over and quiet_s >= self.endpointer.config.silence_after_s):
             return [], state
         events, state = self._final(state)
         network, gate = self.model.network.init_state(1), state.gate._replace(open=False)
@@ -339,6 +355,8 @@ class Engine:
 
     def _hear(self, energies: Tensor, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
         """Next energies (1, mels, T) through network, endpoint rules and beam."""
+        if energies.shape[-1] == 0:
+            return [], state
         rows, network = yield Step(energies[:, None], state.network)
         history = torch.cat([state.history, energies], -1)  # long enough for an endpoint anywhere in these
         state = state._replace(network=network, history=history, hops=state.hops + energies.shape[-1])

@@ -49,6 +49,10 @@ class LogMel(nn.Module):
 
     `mean` and `deviation` (mels,) are measured once on the training data and travel with the weights; nothing is
     normalised over time or over the utterance.
+
+    Args:
+        together: frames that a stream gives at a time; fewer wait as samples. A network of that stride could do nothing
+            with them, and its states keep one shape.
     """
 
     filters: Tensor
@@ -56,13 +60,18 @@ class LogMel(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, config: FeatureConfig) -> None:
+    def __init__(self, config: FeatureConfig, together: int = 1) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.together = config, together
         self.register_buffer("filters", mel_filters(config), persistent=False)
         self.register_buffer("window", torch.hann_window(config.window), persistent=False)
         self.register_buffer("mean", torch.zeros(config.mels))
         self.register_buffer("deviation", torch.ones(config.mels))
+
+    @property
+    def _overlap(self) -> int:
+        """Samples that a frame shares with the next one."""
+        return self.config.window - self.config.hop
 
     def _frames(self, samples: Tensor) -> Tensor:
         windows = samples.unfold(-1, self.config.window, self.config.hop)  # (B, T, window)
@@ -76,18 +85,18 @@ class LogMel(nn.Module):
         return -(-samples // self.config.hop)
 
     def complete(self, samples: int) -> int:
-        """Number of frames that are whole in so many samples, those of the state included."""
-        return max(0, (samples - self.config.window) // self.config.hop + 1)
+        """Number of frames that a stream gives of so many samples, those of the state included."""
+        whole = max(0, (samples - self.config.window) // self.config.hop + 1)
+        return whole // self.together * self.together
 
     def forward(self, samples: Tensor) -> Tensor:
         """Whole signals (B, S) to (B, mels, ceil(S / hop)); the last frame is filled up with zeros, as in `flush`."""
         missing = -samples.shape[-1] % self.config.hop
-        left = self.config.window - self.config.hop
-        return self._frames(nn.functional.pad(samples, (left, missing)))
+        return self._frames(nn.functional.pad(samples, (self._overlap, missing)))
 
     def init_state(self, batch: int) -> FeatureState:
         """The state before the first sample."""
-        return FeatureState(self.window.new_zeros(batch, self.config.window - self.config.hop))
+        return FeatureState(self.window.new_zeros(batch, self._overlap))
 
     def step(self, samples: Tensor, state: FeatureState) -> tuple[Tensor, FeatureState]:
         """Next samples (B, S), S >= 0, to the frames (B, mels, T) that they complete, T >= 0."""
@@ -96,9 +105,12 @@ class LogMel(nn.Module):
         rest = FeatureState(held[:, count * self.config.hop :])
         if count == 0:
             return held.new_zeros(held.shape[0], self.config.mels, 0), rest
-        return self._frames(held), rest
+        return self._frames(held[:, : held.shape[-1] - rest.samples.shape[-1] + self._overlap]), rest
 
     def flush(self, state: FeatureState) -> Tensor:
-        """The last frame, filled up with zeros: (B, mels, 0 or 1). The state stays as it is."""
-        missing = -(state.samples.shape[-1] - self.config.window + self.config.hop) % self.config.hop
-        return self.step(state.samples.new_zeros(state.samples.shape[0], missing), state)[0]
+        """The last frames, filled up with zeros: (B, mels, 0 to `together`). The state stays as it is."""
+        missing = -(state.samples.shape[-1] - self._overlap) % self.config.hop
+        held = nn.functional.pad(state.samples, (0, missing))
+        if held.shape[-1] < self.config.window:
+            return held.new_zeros(held.shape[0], self.config.mels, 0)
+        return self._frames(held)

@@ -64,6 +64,7 @@ class AsrModel(nn.Module):
             head += [lookahead(config.size, config.lookahead), Activation()]
         head.append(Linear(config.size, tokens))
         self.network = Stack([*front, *rnns, *head])
+        self.features.together = self.network.stride
         for module in self.network.modules():
             if isinstance(module, nn.Conv2d):  # channels last is several times as fast on the CPU
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)

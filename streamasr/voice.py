@@ -6,7 +6,7 @@ an explicit state, and all windows of a chunk at once, which is faster than the 
 depend on the chunks.
 
 The gate opens a moment after the first window with a voice in it, when the onset of the voice can be told (`onset`);
-then the recogniser hears what was said before, too. After a pause it opens anew though it is open.
+then the recogniser hears what was said before, too. It may close after every 0.96 s without a voice.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def package_data() -> Path | None:
 
 
 class GateState(NamedTuple):
-    """Whether the gate is open; the last windows, all without a voice; windows since a voice that ended a pause."""
+    """Whether the gate is open; the last windows, all without a voice; windows since the voice that will open it."""
 
     open: bool = False
     quiet: int = 0
@@ -134,22 +134,21 @@ class Gate:
         self.hold, self.wait, self.pause = (-(-round(seconds * RATE_HZ) // WINDOW) for seconds in spans_s)  # windows
 
     def scan(self, probabilities: Sequence[float], state: GateState) -> tuple[int | None, GateState]:
-        """Look for the first window after which the gate opens, or an open one does so anew, or may close (`is_over`).
+        """Look for the first window after which the gate opens, or after which an open one may close.
 
         Returns:
             the window's index, and the state after it, open as it was before; or None, and the state after all windows.
         """
         is_open, quiet, since = state
         for index, probability in enumerate(probabilities):
-            voice = probability >= self.config.voice
-            if since or (voice and (not is_open or quiet >= self.pause)):
-                since += 1
-            quiet = 0 if voice else quiet + 1
-            now = GateState(is_open, quiet)
-            if since > self.wait or (is_open and self.is_over(now)):
-                return index, now
+            quiet = 0 if probability >= self.config.voice else quiet + 1
+            if not is_open:
+                since += bool(since or quiet == 0)
+            paused = quiet >= self.hold or (quiet > 0 and quiet % self.pause == 0)
+            if paused if is_open else since > self.wait:
+                return index, GateState(is_open, quiet)
         return None, GateState(is_open, quiet, since)
 
     def is_over(self, state: GateState) -> bool:
-        """Whether there has been no voice for so long that an open gate may close."""
+        """Whether there has been no voice for so long that an utterance ends with it."""
         return state.quiet >= self.hold

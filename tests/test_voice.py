@@ -126,7 +126,7 @@ def test_the_gate_turns_where_it_should_for_any_chunking(
                 at, state = gate.scan(probabilities[begin:end], state)
                 if at is None:
                     break
-                state = state._replace(open=not (state.open and gate.is_over(state)))
+                state = state._replace(open=not state.open)
                 begin += at + 1
                 found.append((begin, state.open))
         return found
@@ -135,11 +135,9 @@ def test_the_gate_turns_where_it_should_for_any_chunking(
     assert turns(sorted(min(cut, len(probabilities)) for cut in cuts)) == whole
     for windows, opened in whole:
         if opened:
-            first = windows - 1 - gate.wait
-            assert probabilities[first] == 0.9
-            assert max(probabilities[max(0, first - gate.pause) : first], default=0.0) == 0.0 or not is_open
+            assert probabilities[windows - 1 - gate.wait] == 0.9
         else:
-            assert max(probabilities[windows - gate.hold : windows]) == 0.0
+            assert max(probabilities[windows - gate.pause : windows]) == 0.0
 
 
 @settings(max_examples=5)
@@ -176,7 +174,7 @@ def test_behind_a_gate_that_never_closes_all_is_heard_from_before_the_onset(
         found, state = engine.feed(part, state)
         events += found
     events += engine.finish(state)
-    assert 1.0 < state.origin / RATE_HZ < 2.3
+    assert 1.5 < state.origin / RATE_HZ < 2.9
     expected = run(plain, samples[state.origin :], [])
     assert [f.text for f in finals(events)] == [f.text for f in finals(expected)]
     for own, other in zip(finals(events), finals(expected), strict=True):
@@ -189,7 +187,7 @@ def test_the_same_words_are_found_whenever_they_come(
     tiny_bundle: Bundle, detector: VoiceDetector, speech: np.ndarray, before: int
 ) -> None:
     engine = gated(tiny_bundle, detector)
-    lead = np.zeros(2 * RATE_HZ, np.float32)  # of which the network hears the last second
+    lead = np.zeros(2 * RATE_HZ, np.float32)  # of which the network hears the last half second
     sounds = [np.concatenate([lead, np.zeros(count, np.float32), speech]) for count in (0, before)]
     one, other = (finals(run(engine, sound, [])) for sound in sounds)
     assert [final.text for final in one] == [final.text for final in other]
