@@ -23,7 +23,8 @@ import torch
 
 from streamasr import rows
 from streamasr.audio import RATE_HZ, read_whole
-from streamasr.engine import Engine, StreamState
+from streamasr.engine import Engine
+from streamasr.stream_state import StreamState
 from streamasr.verbs import engine_options, shared
 from streamasr.work import Request
 

@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamasr.engine import Engine, StreamState
+from streamasr.engine import Engine
 from streamasr.errors import StreamasrError
 from streamasr.events import End, Event, Partial
 from streamasr.rows import Row, Shapes, answers, shapes
 from streamasr.stream import Command, Report, Stream
+from streamasr.stream_state import StreamState
 from streamasr.work import Request, Step, Work
 
 Samples = NDArray[np.float32]

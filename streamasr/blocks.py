@@ -10,17 +10,9 @@ from torch import Tensor
 from streamasr.config import ModelConfig
 from streamasr.dense import Dense, gated
 from streamasr.errors import ConfigError
-from streamasr.layers import (
-    Conv,
-    ConvState,
-    Dropout,
-    Layer,
-    Norm,
-    Residual,
-    ResidualState,
-    serves,
-)
+from streamasr.layers import Conv, ConvState, Dropout, Layer, Norm, serves
 from streamasr.recurrent import GatedRnn, GatedState, Rnn
+from streamasr.stack import Residual, ResidualState
 
 KINDS: dict[str, type[Rnn] | type[GatedRnn]] = {"lstm": Rnn, "gated": GatedRnn}
 

@@ -16,7 +16,8 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from streamasr.layers import Stack, State
+from streamasr.layers import State
+from streamasr.stack import Stack
 from streamasr.states import filled, leaves_of
 
 Shapes: TypeAlias = tuple[tuple[int, ...], ...]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,15 +16,14 @@ from torch import Tensor
 
 from streamasr.bundle import Bundle
 from streamasr.config import BeamConfig, EndpointConfig
-from streamasr.ctc import BeamState, Decoder, LogProbs, SpokenWord
+from streamasr.ctc import Decoder, LogProbs, SpokenWord
 from streamasr.endpoint import Endpointer, EndpointState
 from streamasr.errors import BundleError, SampleError
 from streamasr.events import End, Event, Final, Partial, SpeechStarted, Word
-from streamasr.features import FeatureState
-from streamasr.layers import State
 from streamasr.lm import LanguageModel
 from streamasr.onset import onset
-from streamasr.voice import WINDOW, Gate, GateState, VoiceState
+from streamasr.stream_state import StreamState
+from streamasr.voice import WINDOW, Gate, GateState
 from streamasr.work import Heard, Listen, Request, Step, Work, log_probs
 
 Samples = NDArray[np.float32]
@@ -34,49 +33,6 @@ PIECE_S = 2.0  # long inputs are worked off in pieces of this length, which boun
 WARM_PAUSE_S = 0.6  # audio heard again by the fresh network state after an utterance that ended in silence
 WARM_SPEECH_S = 3.0  # likewise, after an utterance that was cut off because it became too long
 ONSET_S = 0.64  # before the gate opened: there the onset of the voice is looked for
-
-
-class StreamState(NamedTuple):
-    """Everything known of one stream.
-
-    Attributes:
-        features: the log-mel state; of no use while the gate is closed.
-        history: the last energies given to the network, (1, mels, H), to warm up a fresh network state.
-        network: the network's state.
-        beam: the decoder's state.
-        endpoint: the state of the endpoint rules.
-        origin: the sample that frames are laid from.
-        hops: feature frames heard since `origin`.
-        frames: output frames from `origin` on that are decoded.
-        ahead: output frames that were decoded ahead of the network, which will give them again.
-        samples: samples heard, over all.
-        skipped_s: seconds of gaps, over all.
-        shift_s: time of the decoder's frame 0.
-        last: the last Partial's committed and tentative text.
-        begun: a SpeechStarted was sent for this utterance.
-        gate: whether the network hears at all; while the gate is closed, `frames` stands still.
-        voice: the voice detector's state, where there is a gate.
-        recent: the last pieces of samples, each (S,), where there is a gate; `remembered` samples in all.
-    """
-
-    features: FeatureState
-    history: Tensor
-    network: tuple[State, ...]
-    beam: BeamState
-    endpoint: EndpointState = EndpointState()
-    origin: int = 0
-    hops: int = 0
-    frames: int = 0
-    ahead: int = 0
-    samples: int = 0
-    skipped_s: float = 0.0
-    shift_s: float = 0.0
-    last: tuple[str, str] = ("", "")
-    begun: bool = False
-    gate: GateState = GateState(open=True)
-    voice: VoiceState | None = None
-    recent: tuple[Tensor, ...] = ()
-    remembered: int = 0
 
 
 class Engine:

@@ -11,18 +11,8 @@ from streamasr.blocks import RecurrentBlock
 from streamasr.captured import Captured, Recorder, cuda_graph
 from streamasr.config import FeatureConfig, ModelConfig
 from streamasr.features import FeatureState, LogMel
-from streamasr.layers import (
-    Activation,
-    Conv,
-    Flatten,
-    Layer,
-    Linear,
-    Norm,
-    Residual,
-    Stack,
-    State,
-    lookahead,
-)
+from streamasr.layers import Activation, Conv, Flatten, Layer, Linear, Norm, State, lookahead
+from streamasr.stack import Residual, Stack
 
 
 class ModelState(NamedTuple):

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from streamasr.engine import Engine, StreamState
+from streamasr.engine import Engine
 from streamasr.events import Event
+from streamasr.stream_state import StreamState
 
 Samples = NDArray[np.float32]
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from streamasr.bundle import Bundle
 from streamasr.captured import MOST, SEEN, Captured, cuda_graph
 from streamasr.config import FeatureConfig
-from streamasr.layers import Stack
 from streamasr.model import AsrModel
+from streamasr.stack import Stack
 from tests.conftest import TINY
 from tests.contract import check_layer, stream, tensors
 

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from streamasr.bundle import Bundle
 from streamasr.config import BeamConfig, EndpointConfig
-from streamasr.engine import Engine, StreamState
+from streamasr.engine import Engine
 from streamasr.errors import BundleError, SampleError
 from streamasr.events import End, Event, Final, Partial, SpeechStarted
+from streamasr.stream_state import StreamState
 
 RATE_HZ = 16_000
 QUICK = EndpointConfig(silence_before_s=1.0, silence_after_s=0.2, longest_s=1.5)

@@ -5,20 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamasr.layers import (
-    Activation,
-    Conv,
-    Dropout,
-    Flatten,
-    Layer,
-    Linear,
-    Norm,
-    Residual,
-    Stack,
-    lookahead,
-    mask_frames,
-)
+from streamasr.layers import Activation, Conv, Dropout, Flatten, Layer, Linear, Norm, lookahead, mask_frames
 from streamasr.recurrent import GatedRnn, Rnn, reversal
+from streamasr.stack import Residual, Stack
 from tests.contract import check_layer, stream
 
 LAYERS: dict[str, tuple[Layer, tuple[int, ...]]] = {

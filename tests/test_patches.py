@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamasr.layers import Activation, Conv, Layer, Norm, Residual
+from streamasr.layers import Activation, Conv, Layer, Norm
 from streamasr.patches import TILE_ROWS
+from streamasr.stack import Residual
 from tests.contract import check_layer
 
 

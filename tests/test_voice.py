@@ -15,9 +15,10 @@ from streamasr import voice
 from streamasr.batcher import Batcher
 from streamasr.bundle import Bundle
 from streamasr.config import BeamConfig, EndpointConfig, GateConfig
-from streamasr.engine import Engine, StreamState
+from streamasr.engine import Engine
 from streamasr.errors import ConfigError
 from streamasr.events import End, Final, Partial
+from streamasr.stream_state import StreamState
 from streamasr.voice import CONTEXT, WINDOW, Gate, GateState, VoiceDetector
 from streamasr.work import Listen, Step
 from tests.test_batcher import Caller, assert_same

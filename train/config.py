@@ -126,7 +126,7 @@ class RunConfig:
     """The run itself.
 
     Attributes:
-        precision: float32, or bfloat16 (autocast).
+        precision: float32, or bfloat16 (autocast; float32 all the same on processors without instructions for it).
         threads: torch's threads (0: its own choice).
         keep_every_steps: keep the weights of every so many steps, for `train.average` (0: only the latest).
     """

@@ -36,6 +36,7 @@ from train.imitation import Frames, Imitation, frames_of
 from train.log import Log
 from train.losses import consistency, ctc_loss, distillation, frames_within, peak_first, trim_tails
 from train.optimiser import Optimisers
+from train.precision import has_bfloat16
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,11 @@ def _fit(config: TrainConfig, folder: Path, start_from: Path | None, log: Log, i
             log.write(step=step, dev=Path(path).name, wer=wer, heard_h=heard_h, trained_h=trained_s / 3600)
             log.say("    " + "\n    ".join(shown))
 
+    halved = config.run.precision == "bfloat16"
+    if halved and not has_bfloat16(device.split(":")[0]):
+        log.say("this processor has no instructions for bfloat16, and float32 is faster here: it takes float32")
+        halved = False
+
     model.train()
     log.start(step)
     saved_at = logged_at = time.monotonic()
@@ -263,7 +269,7 @@ def _fit(config: TrainConfig, folder: Path, start_from: Path | None, log: Log, i
 
         # The loss for each token.
         taught = None
-        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=config.run.precision == "bfloat16"):
+        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=halved):
             if teacher is not None:
                 with torch.no_grad():
                     taught = teacher(samples, lengths)[0].repeat(len(views), 1, 1)

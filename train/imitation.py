@@ -32,6 +32,7 @@ from streamasr.errors import BundleError, ConfigError, StreamasrError
 from streamasr.model import AsrModel
 from train.augment import RATE_HZ
 from train.data import Corpus, cache_root
+from train.precision import product_type
 
 SPAN = 640  # samples of a frame that is kept: 40 ms
 WINDOW = 30 * RATE_HZ  # what the encoder hears at once
@@ -72,7 +73,7 @@ class Encoder:
 
     def __init__(self, folder: Path) -> None:
         weights = read_weights(folder / "model.bin")
-        self.type = torch.bfloat16
+        self.type = product_type("cpu")
 
         def pair(name: str, first: str = "weight", second: str = "bias") -> tuple[Tensor, Tensor]:
             found = [weights[f"encoder/{name}/{part}"] for part in (first, second)]

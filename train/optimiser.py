@@ -11,6 +11,7 @@ from torch.optim import AdamW, Optimizer
 from streamasr.errors import ConfigError
 from train import distributed
 from train.config import OptimiserConfig
+from train.precision import product_type
 
 
 def is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:
@@ -20,7 +21,7 @@ def is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     """The nearest matrix with singular values of about one, by a Newton-Schulz iteration: (N, M) to (N, M)."""
-    x = matrix.bfloat16()
+    x = matrix.to(product_type(matrix.device.type))
     tall = x.shape[0] > x.shape[1]
     x = x.t() if tall else x
     x = x / (x.norm() + 1e-7)

@@ -135,11 +135,19 @@ def test_student_learns_from_the_bidirectional_teacher(tmp_path: Path, rnn: str)
     assert all(math.isfinite(line["distil"]) and line["distil"] > 0 for line in lines if "loss" in line)
 
 
-def test_bfloat16_learns_too(tmp_path: Path) -> None:
-    config = tiny(make_corpus(tmp_path / "corpus"), name="a", precision="bfloat16")
-    curve = losses(fit.fit(config).checkpoint.parent)
-    assert len(curve) == 6
-    assert curve[-1] < curve[0]
+def test_bfloat16_learns_too_and_float32_stands_in_where_processors_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus, curves = make_corpus(tmp_path / "corpus"), {}
+    for there in (True, False):
+        monkeypatch.setattr(fit, "has_bfloat16", lambda _, there=there: there)
+        config = tiny(corpus, name=f"half_{there}", precision="bfloat16")
+        curves[there] = losses(fit.fit(config).checkpoint.parent)
+        assert ("it takes float32" in capsys.readouterr().out) is not there
+    whole = losses(fit.fit(tiny(corpus, name="whole")).checkpoint.parent)
+    assert curves[False] == whole != curves[True]
+    assert len(whole) == 6
+    assert curves[True][-1] < curves[True][0]
 
 
 def test_teacher_is_asked_for(tmp_path: Path) -> None:
