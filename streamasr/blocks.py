@@ -80,7 +80,8 @@ class RecurrentBlock(Residual):
         frames = x.permute(2, 0, 1).contiguous()  # (T, B, C)
         skipped = state.skipped.permute(2, 0, 1).contiguous()
         normed = x.new_empty(known + ended, *frames.shape[1:])
-        normed[known:] = 0
+        if ended:
+            normed[known:] = 0
         y = x.new_empty(count, *frames.shape[1:])
         if all(dense.suits(count * frames.shape[1]) for dense in self._dense):
             memory = recurrence.memory.clone(memory_format=torch.contiguous_format)

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-DEPTH_STEP = 4
 TRIED = (4, 8, 12, 16, 24, 32, 64)  # rows
 MANY = 64
+ABOUT = 1.1
 TRIALS = 5
 
 
@@ -31,23 +31,25 @@ def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def few(precision: str) -> int:
-    """Rows up to which the compiled product is at least as fast as torch's on this processor: measured, once.
+    """Rows up to which the compiled product is about as fast as torch's on this processor, or faster: measured, once.
 
-    It depends on the processor and on the library that torch brings for it: 8 on one, 64 on another.
+    It depends on the processor and on the library that torch brings for it: 8 on one, 64 on another. What is around
+    the product costs less beside the compiled one. A measurement that something else disturbs should not decide, so the
+    largest number of rows that passes counts.
     """
     from streamasr.dense_cpu import product
+    from streamasr.tiles_cpu import panels
 
-    best = 0
-    for rows in TRIED:
+    for rows in reversed(TRIED):
         x, whole, packed, scale = _trial(rows, precision)
-        arrays = [tensor.numpy() for tensor in (x, packed, scale, scale, torch.empty(rows, len(scale)))]
+        vector = scale.numpy()
+        arrays = x.numpy(), panels(packed.numpy()), vector, vector, np.empty((rows, len(scale)), np.float32)
         others = [_seconds(torch.addmm, scale, x, whole)]
         if has_fast_bytes(precision):
             others.append(_seconds(ByBytes(packed.t(), scale, scale), x))
-        if _seconds(product, *arrays) > min(others):
-            break
-        best = rows
-    return best
+        if _seconds(product, *arrays) <= ABOUT * min(others):
+            return rows
+    return 0
 
 
 @functools.cache
@@ -127,8 +129,10 @@ class Dense:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, precision: str) -> None:
+        from streamasr.tiles_cpu import panels
+
         self._bias, self._scale = bias.contiguous(), torch.ones_like(bias)
-        self._few = few(precision) if weight.shape[1] % DEPTH_STEP == 0 else 0
+        self._few = few(precision)
         self._by_bytes: ByBytes | None = None
         bytes_: Tensor | None = None
         if precision == "int8":
@@ -137,7 +141,7 @@ class Dense:
             if has_fast_bytes(precision):
                 self._by_bytes = ByBytes(bytes_, self._scale, self._bias)
         self._whole = weight.t().contiguous()  # (K, N)
-        self._packed = self._whole if bytes_ is None else bytes_.t().contiguous()
+        self._packed = panels((self._whole if bytes_ is None else bytes_.t()).numpy())
 
     def suits(self, rows: int) -> bool:
         """Whether so few rows are faster with compiled loops."""
@@ -146,7 +150,7 @@ class Dense:
     @property
     def arrays(self) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
         """Matrix, scale and bias as `dense_cpu.product` takes them."""
-        return self._packed.numpy(), self._scale.numpy(), self._bias.numpy()
+        return self._packed, self._scale.numpy(), self._bias.numpy()
 
     def __call__(self, x: Tensor) -> Tensor:
         """(M, K) to (M, N)."""

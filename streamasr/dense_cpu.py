@@ -1,9 +1,9 @@
 """Compiled products of few rows with a large matrix, and the gated recurrence of a chunk.
 
-A product of a handful of rows is bound by reading the matrix, not by arithmetic: so it is read once for four rows, and
-as bytes where it was rounded to bytes. Of many rows `digits` and `join` make a product of bytes alone, which processors
-with instructions for these do several times as fast as one of floats, and to as many digits. The loops over columns
-become the vector instructions that the processor has.
+A product of a handful of rows is bound by reading the matrix, not by arithmetic: so it is read once for four rows, in
+the order in which it lies in memory, and as bytes where it was rounded to bytes. Of many rows `digits` and `join` make
+a product of bytes alone, which processors with instructions for these do several times as fast as one of floats, and to
+as many digits. The loops over columns become the vector instructions that the processor has.
 """
 
 from __future__ import annotations
@@ -15,53 +15,66 @@ from numpy.typing import NDArray
 
 from streamasr.activation_cpu import sigmoid
 from streamasr.compiled import loops
+from streamasr.tiles_cpu import LANES, has_wide_vectors, tile
 
 Floats = NDArray[np.float32]
 LARGEST = 127 * 16384  # that three digits stand for
-LANES = 16
+
+
+ROWS = 4  # of a tile
+WIDE = 2 if has_wide_vectors() else 1  # panels of a tile of so many rows
+_four, _three, _two, _one = tile(ROWS, WIDE), tile(3, 1), tile(2, 2), tile(1, 4)
+_four_by_one, _two_by_one, _one_by_one = tile(ROWS, 1), tile(2, 1), tile(1, 1)
+
+
+@loops("void(float32[::1], int64, int64, int64, int64, float32[::1], float32[::1], float32[:,::1])")
+def write(sums: Floats, rows: int, wide: int, m: int, n: int, scale: Floats, bias: Floats, y: Floats) -> None:
+    """The sums of a tile, scaled and moved, to their place in y."""
+    for r in range(rows):
+        for p in range(wide):
+            first, at = (n + p) * LANES, (r * wide + p) * LANES
+            for c in range(min(LANES, y.shape[1] - first)):
+                y[m + r, first + c] = sums[at + c] * scale[first + c] + bias[first + c]
 
 
 @loops(
-    [f"void(float32[:,::1], {kind}[:,::1], float32[::1], float32[::1], float32[:,::1])" for kind in ("float32", "int8")]
+    [
+        f"void(float32[:,::1], {kind}[:,:,::1], float32[::1], float32[::1], float32[:,::1])"
+        for kind in ("float32", "int8")
+    ]
 )
 def product(x: Floats, weight: NDArray[Any], scale: Floats, bias: Floats, y: Floats) -> None:
-    """y = x @ weight * scale + bias, for x (M, K), weight (K, N) with K a multiple of 4, scale and bias (N,)."""
-    rows, depth = x.shape
-    columns = weight.shape[1]
-    t0, t1 = np.empty(columns, np.float32), np.empty(columns, np.float32)
-    t2, t3 = np.empty(columns, np.float32), np.empty(columns, np.float32)
-    for m in range(0, rows, 4):
-        m1, m2, m3 = min(m + 1, rows - 1), min(m + 2, rows - 1), min(m + 3, rows - 1)
-        for n in range(columns):
-            t0[n] = t1[n] = t2[n] = t3[n] = 0
-        for k in range(0, depth, 4):
-            a0, a1, a2, a3 = x[m, k], x[m, k + 1], x[m, k + 2], x[m, k + 3]
-            if m1 == m:  # a single row is left
-                for n in range(columns):
-                    t0[n] += (
-                        a0 * np.float32(weight[k, n])
-                        + a1 * np.float32(weight[k + 1, n])
-                        + a2 * np.float32(weight[k + 2, n])
-                        + a3 * np.float32(weight[k + 3, n])
-                    )
-                continue
-            b0, b1, b2, b3 = x[m1, k], x[m1, k + 1], x[m1, k + 2], x[m1, k + 3]
-            c0, c1, c2, c3 = x[m2, k], x[m2, k + 1], x[m2, k + 2], x[m2, k + 3]
-            d0, d1, d2, d3 = x[m3, k], x[m3, k + 1], x[m3, k + 2], x[m3, k + 3]
-            for n in range(columns):
-                w0, w1 = np.float32(weight[k, n]), np.float32(weight[k + 1, n])
-                w2, w3 = np.float32(weight[k + 2, n]), np.float32(weight[k + 3, n])
-                t0[n] += a0 * w0 + a1 * w1 + a2 * w2 + a3 * w3
-                t1[n] += b0 * w0 + b1 * w1 + b2 * w2 + b3 * w3
-                t2[n] += c0 * w0 + c1 * w1 + c2 * w2 + c3 * w3
-                t3[n] += d0 * w0 + d1 * w1 + d2 * w2 + d3 * w3
-        for n in range(columns):
-            y[m, n] = t0[n] * scale[n] + bias[n]
-        if m1 > m:
-            for n in range(columns):
-                y[m1, n] = t1[n] * scale[n] + bias[n]
-                y[m2, n] = t2[n] * scale[n] + bias[n]
-                y[m3, n] = t3[n] * scale[n] + bias[n]
+    """y = x @ weight * scale + bias, for x (M, K), weight (K, N) in panels (`tiles_cpu`), scale and bias (N,)."""
+    rows, count = len(x), len(weight)
+    sums = np.empty(ROWS * max(WIDE, 2) * LANES, np.float32)
+    whole = rows - rows % ROWS
+    if whole:
+        for n in range(0, count - count % WIDE, WIDE):
+            for m in range(0, whole, ROWS):
+                _four(x, m, weight, n, sums)
+                write(sums, ROWS, WIDE, m, n, scale, bias, y)
+        for n in range(count - count % WIDE, count):
+            for m in range(0, whole, ROWS):
+                _four_by_one(x, m, weight, n, sums)
+                write(sums, ROWS, 1, m, n, scale, bias, y)
+    if rows - whole == 3:
+        for n in range(count):
+            _three(x, whole, weight, n, sums)
+            write(sums, 3, 1, whole, n, scale, bias, y)
+    elif rows - whole == 2:
+        for n in range(0, count - 1, 2):
+            _two(x, whole, weight, n, sums)
+            write(sums, 2, 2, whole, n, scale, bias, y)
+        for n in range(count - count % 2, count):
+            _two_by_one(x, whole, weight, n, sums)
+            write(sums, 2, 1, whole, n, scale, bias, y)
+    elif rows - whole == 1:
+        for n in range(0, count - 3, 4):
+            _one(x, whole, weight, n, sums)
+            write(sums, 1, 4, whole, n, scale, bias, y)
+        for n in range(count - count % 4, count):
+            _one_by_one(x, whole, weight, n, sums)
+            write(sums, 1, 1, whole, n, scale, bias, y)
 
 
 @loops("void(float32[:,::1], int8[:,::1], float32[::1])")
@@ -182,7 +195,7 @@ def norm_and_context(
 @loops(
     [
         "void(float32[:,:,::1], float32[:,:,::1], float32[:,:,::1], float32[:,::1], float32[::1], float32[::1],"
-        f" float32, float32[:,::1], float32[::1], {kind}[:,::1], float32[::1], float32[::1], {kind}[:,::1],"
+        f" float32, float32[:,::1], float32[::1], {kind}[:,:,::1], float32[::1], float32[::1], {kind}[:,:,::1],"
         " float32[::1], float32[::1], float32[:,:,::1], float32[:,:,::1])"
         for kind in ("float32", "int8")
     ]
@@ -211,7 +224,7 @@ def recurrent_block(
     Args:
         x, held, weight to offset, normed: as in `norm_and_context`.
         skipped: (S, B, C) inputs whose outputs are still to come. `memory`: as in `gate`.
-        gates, out: matrices (C, 3 C) and (C, C) with their scales and biases, as in `product`.
+        gates, out: matrices (C, 3 C) and (C, C) in panels, with their scales and biases, as in `product`.
         y: (T', B, C), written.
     """
     count, batch, channels = y.shape

@@ -26,12 +26,15 @@ class Patches:
     """
 
     def __init__(self, conv: nn.Conv2d, norm: nn.LayerNorm | None = None) -> None:
+        from streamasr.tiles_cpu import panels
+
         assert conv.kernel_size == (KERNEL, KERNEL) and conv.bias is not None and conv.groups == 1
         weight = conv.weight.data.permute(3, 2, 1, 0)  # (frame, band, input, output)
-        self._weight, self._bias = weight.reshape(-1, weight.shape[3]).contiguous(), conv.bias.data
+        self._weight = panels(weight.reshape(-1, weight.shape[3]).contiguous().numpy())
+        self._bias = conv.bias.data.numpy()
         self._stride = conv.stride[0]
-        empty = torch.zeros(0)
-        self._scale, self._shift = (norm.weight.data, norm.bias.data) if norm else (empty, empty)
+        scale, shift = (norm.weight.data, norm.bias.data) if norm else 2 * (torch.zeros(0),)
+        self._scale, self._shift = scale.numpy(), shift.numpy()
         self._epsilon = norm.eps if norm else 0.0
 
     def __call__(self, x: Tensor, held: Tensor, ended: int = 0) -> tuple[Tensor, Tensor] | None:
@@ -39,7 +42,7 @@ class Patches:
 
         None where no output is complete. `ended`: frames of zeros that come after x, behind the normalisation.
         """
-        from streamasr.patches_cpu import frames_of, patches
+        from streamasr.patches_cpu import convolution
 
         new, old = lines(x), lines(held)
         batch, count, bands, channels = new.shape
@@ -47,17 +50,11 @@ class Patches:
         if outputs <= 0:
             return None
         frames = new.new_empty(batch, old.shape[1] + count + ended, bands, channels)
-        frames[:, old.shape[1] + count :] = 0
-        scale, shift = self._scale.numpy(), self._shift.numpy()
-        frames_of(new.numpy(), old.numpy(), scale, shift, self._epsilon, frames.numpy())
+        if ended:
+            frames[:, old.shape[1] + count :] = 0
         narrowed = (bands - 1) // self._stride + 1
-        tile = max(1, TILE_ROWS // narrowed)  # output frames
-        rows = new.new_empty(min(tile, batch * outputs) * narrowed, len(self._weight))
-        y = new.new_empty(batch * outputs * narrowed, len(self._bias))
-        for first in range(0, batch * outputs, tile):
-            begin = first * narrowed
-            part = rows[: len(y) - begin]
-            patches(frames.numpy(), self._stride, outputs, first, part.numpy())
-            torch.addmm(self._bias, part, self._weight, out=y[begin : begin + len(part)])
-        y = y.view(batch, outputs, narrowed, -1)
+        y = new.new_empty(batch, outputs, narrowed, len(self._bias))
+        given = (new.numpy(), old.numpy(), self._scale, self._shift, self._epsilon, self._stride)
+        tile = max(1, TILE_ROWS // narrowed)
+        convolution(*given, self._weight, self._bias, tile, frames.numpy(), y.numpy())
         return y.permute(0, 3, 2, 1), frames[:, outputs * self._stride :].permute(0, 3, 2, 1)

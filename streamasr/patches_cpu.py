@@ -1,4 +1,4 @@
-"""Compiled loops around two-dimensional convolutions of a stream: normalise, rectify, and lay patches out as rows."""
+"""Two-dimensional convolutions of a stream, compiled: normalise, rectify, lay patches out as rows, multiply."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamasr.compiled import loops
+from streamasr.dense_cpu import product
 
 Floats = NDArray[np.float32]
 
@@ -63,3 +64,40 @@ def patches(frames: Floats, stride: int, outputs: int, first: int, rows: Floats)
                 target = row[cut : cut + length]
                 for i in range(length):
                     target[i] = source[i]
+
+
+@loops(
+    "void(float32[:,:,:,::1], float32[:,:,:,::1], float32[::1], float32[::1], float32, int64, float32[:,:,::1],"
+    " float32[::1], int64, float32[:,:,:,::1], float32[:,:,:,::1])"
+)
+def convolution(
+    x: Floats,
+    held: Floats,
+    scale: Floats,
+    shift: Floats,
+    epsilon: float,
+    stride: int,
+    weight: Floats,
+    bias: Floats,
+    tile: int,
+    frames: Floats,
+    y: Floats,
+) -> None:
+    """The next frames through one convolution, and what comes before it.
+
+    Args:
+        x: (B, T, F, C). `held`: (B, L, F, C) frames before it. `scale`, `shift`: (C,) of a normalisation, or empty.
+        stride: over frames and over bands. `weight`: (9 C, C') in panels. `bias`: (C',).
+        tile: output frames whose patches are laid out at a time.
+        frames: (B, L + T + ended, F, C), written but for the last `ended` ones: what the convolution hears.
+        y: (B, T', F', C'), written.
+    """
+    frames_of(x, held, scale, shift, epsilon, frames)
+    batch, outputs, bands, channels = y.shape
+    flat, one = y.reshape(batch * outputs * bands, channels), np.ones(channels, np.float32)
+    rows = np.empty((min(tile, batch * outputs) * bands, 9 * frames.shape[3]), np.float32)
+    for first in range(0, batch * outputs, tile):
+        begin = first * bands
+        part = rows[: len(flat) - begin]
+        patches(frames, stride, outputs, first, part)
+        product(part, weight, one, bias, flat[begin : begin + len(part)])

@@ -95,6 +95,8 @@ class VoiceDetector:
 
 def _laid_out(weights: dict[str, Tensor]) -> list[NDArray[np.float32]]:
     """The weights as `voice_cpu.probabilities` takes them."""
+    from streamasr.tiles_cpu import panels
+
     bands, padded = 129, 132  # a multiple of four
     spectrum = torch.zeros(256, 2, padded)
     spectrum[..., :bands] = weights["stft.forward_basis_buffer"][:, 0].t().reshape(256, 2, bands)
@@ -107,7 +109,8 @@ def _laid_out(weights: dict[str, Tensor]) -> list[NDArray[np.float32]]:
     layers += [weights["decoder.rnn.weight_ih"].t(), weights["decoder.rnn.bias_ih"] + weights["decoder.rnn.bias_hh"]]
     layers += [weights["decoder.rnn.weight_hh"].t()]
     layers += [torch.cat([weights["decoder.decoder.2.weight"].flatten(), weights["decoder.decoder.2.bias"]])]
-    return [layer.detach().float().contiguous().numpy() for layer in layers]
+    arrays = [layer.detach().float().contiguous().numpy() for layer in layers]
+    return [panels(array) if array.ndim == 2 else array for array in arrays]
 
 
 def package_data() -> Path | None:

@@ -14,9 +14,9 @@ FRAME, STEP, BANDS, PADDED = 256, 128, 129, 132  # samples, samples, of a spectr
 
 
 @loops(
-    "void(float32[::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,::1], float32[::1], float32[:,::1],"
-    " float32[::1], float32[:,::1], float32[::1], float32[:,::1], float32[::1], float32[:,::1], float32[::1],"
-    " float32[::1], float32[::1], float32[::1])"
+    "void(float32[::1], float32[:,:,::1], float32[:,:,::1], float32[::1], float32[:,:,::1], float32[::1],"
+    " float32[:,:,::1], float32[::1], float32[:,:,::1], float32[::1], float32[:,:,::1], float32[::1],"
+    " float32[:,:,::1], float32[::1], float32[::1], float32[::1], float32[::1])"
 )
 def probabilities(
     heard: Floats,
@@ -41,7 +41,7 @@ def probabilities(
 
     Args:
         heard: at least 64 + 512 W samples.
-        spectrum: (256, 264) real and imaginary parts, each in 132 columns.
+        spectrum: (256, 264) real and imaginary parts, each in 132 columns; this and all matrices are in panels.
         weight1 to weight4, biases: of the convolutions, (taps x inputs, outputs), inputs of the first one 132.
         weight_in, bias, weight_back: (128, 512), (512,), (128, 512) of the recurrent cell; gates i, f, g, o.
         out: (129,) the last map and its bias.
