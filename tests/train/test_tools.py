@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from streamasr import bundle
 from streamasr.errors import BundleError, ManifestError
@@ -15,6 +16,7 @@ from streamasr.text import Vocab
 from tests.train.corpora import make_corpus, tiny
 from train import checkpoint
 from train.average import average
+from train.average import main as average_main
 from train.data import Corpus
 from train.evaluate import Heard, hear, word_errors
 from train.export import export
@@ -63,6 +65,31 @@ def test_average_is_the_mean_of_weights(fitted: Fitted, tmp_path: Path) -> None:
     checkpoint.load_model(tmp_path / "mean.pt")
     with pytest.raises(BundleError, match="no checkpoint to average"):
         average([], tmp_path / "none.pt")
+
+
+def test_a_run_and_what_stands_beside_it(fitted: Fitted, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = fitted.checkpoint.parent
+    latest, early = checkpoint.load(fitted.checkpoint), checkpoint.load(run / "step_00000004.pt")
+    released = tmp_path / "released"
+    released.mkdir()
+    weights = {name: tensor.contiguous() for name, tensor in early["average"].items()}
+    save_file(weights, released / "weights.safetensors")
+    out = tmp_path / "mean.pt"
+    assert average_main([str(run), str(out), "--beside", f"{released}=0.25"]) == 0
+    assert capsys.readouterr().out == f"{out}: mean of released (0.25), latest (0.75)\n"
+    mean = checkpoint.load(out)
+    for name, weight in mean["average"].items():
+        expected = 0.75 * latest["average"][name] + 0.25 * early["average"][name]
+        assert torch.allclose(weight, expected, atol=1e-6), name
+    assert mean["step"] == latest["step"]
+    for wrong, told in [
+        (f"{released}=1", "less than 1 in all"),
+        (f"{released}", "PATH=SHARE"),
+        (f"{tmp_path / 'none'}.safetensors=0.5", "cannot be read"),
+        (f"{tmp_path / 'none.pt'}=0.5", "cannot be read"),
+    ]:
+        assert average_main([str(run), str(out), "--beside", wrong]) == 1
+        assert told in capsys.readouterr().err
 
 
 def test_pseudo_labels_are_what_was_heard(fitted: Fitted, corpus: Path, tmp_path: Path) -> None:
