@@ -19,7 +19,7 @@ from torch import Tensor
 
 TRIED = (4, 8, 12, 16, 24, 32, 64)  # rows
 MANY = 64
-ABOUT = 1.3
+ABOUT = 1.3  # times as long as the fastest
 TRIALS = 8
 
 

@@ -8,23 +8,20 @@ as many digits. The loops over columns become the vector instructions that the p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamasr.activation_cpu import sigmoid
-from streamasr.compiled import loops
+from streamasr.compiled import inner, loops
 from streamasr.tiles_cpu import LANES, has_wide_vectors, tile
 
 Floats = NDArray[np.float32]
 LARGEST = 127 * 16384  # that three digits stand for
-
-
 ROWS = 4  # of a tile
 WIDE = 2 if has_wide_vectors() else 1  # panels of a tile of so many rows
-_four, _three, _two, _one = tile(ROWS, WIDE), tile(3, 1), tile(2, 2), tile(1, 4)
-_four_by_one, _two_by_one, _one_by_one = tile(ROWS, 1), tile(2, 1), tile(1, 1)
 
 
 @loops("void(float32[::1], int64, int64, int64, int64, float32[::1], float32[::1], float32[:,::1])")
@@ -37,6 +34,31 @@ def write(sums: Floats, rows: int, wide: int, m: int, n: int, scale: Floats, bia
                 y[m + r, first + c] = sums[at + c] * scale[first + c] + bias[first + c]
 
 
+def band(rows: int, wide: int) -> Callable[..., None]:
+    """A function of compiled loops: `product` of the rows from `begin` to before `end`, `rows` at a time."""
+    several, single = tile(rows, wide), tile(rows, 1)
+
+    @inner
+    def multiply(
+        x: Floats, begin: int, end: int, weight: NDArray[Any], scale: Floats, bias: Floats, sums: Floats, y: Floats
+    ) -> None:
+        count = len(weight)
+        together = count - count % wide
+        for n in range(0, together, wide):
+            for m in range(begin, end, rows):
+                several(x, m, weight, n, sums)
+                write(sums, rows, wide, m, n, scale, bias, y)
+        for n in range(together, count):
+            for m in range(begin, end, rows):
+                single(x, m, weight, n, sums)
+                write(sums, rows, 1, m, n, scale, bias, y)
+
+    return multiply
+
+
+_four, _three, _two, _one = band(ROWS, WIDE), band(3, 1), band(2, 2), band(1, 4)
+
+
 @loops(
     [
         f"void(float32[:,::1], {kind}[:,:,::1], float32[::1], float32[::1], float32[:,::1])"
@@ -45,36 +67,16 @@ def write(sums: Floats, rows: int, wide: int, m: int, n: int, scale: Floats, bia
 )
 def product(x: Floats, weight: NDArray[Any], scale: Floats, bias: Floats, y: Floats) -> None:
     """y = x @ weight * scale + bias, for x (M, K), weight (K, N) in panels (`tiles_cpu`), scale and bias (N,)."""
-    rows, count = len(x), len(weight)
-    sums = np.empty(ROWS * max(WIDE, 2) * LANES, np.float32)
+    rows = len(x)
     whole = rows - rows % ROWS
-    if whole:
-        for n in range(0, count - count % WIDE, WIDE):
-            for m in range(0, whole, ROWS):
-                _four(x, m, weight, n, sums)
-                write(sums, ROWS, WIDE, m, n, scale, bias, y)
-        for n in range(count - count % WIDE, count):
-            for m in range(0, whole, ROWS):
-                _four_by_one(x, m, weight, n, sums)
-                write(sums, ROWS, 1, m, n, scale, bias, y)
+    sums = np.empty(ROWS * max(WIDE, 2) * LANES, np.float32)
+    _four(x, 0, whole, weight, scale, bias, sums, y)
     if rows - whole == 3:
-        for n in range(count):
-            _three(x, whole, weight, n, sums)
-            write(sums, 3, 1, whole, n, scale, bias, y)
+        _three(x, whole, rows, weight, scale, bias, sums, y)
     elif rows - whole == 2:
-        for n in range(0, count - 1, 2):
-            _two(x, whole, weight, n, sums)
-            write(sums, 2, 2, whole, n, scale, bias, y)
-        for n in range(count - count % 2, count):
-            _two_by_one(x, whole, weight, n, sums)
-            write(sums, 2, 1, whole, n, scale, bias, y)
+        _two(x, whole, rows, weight, scale, bias, sums, y)
     elif rows - whole == 1:
-        for n in range(0, count - 3, 4):
-            _one(x, whole, weight, n, sums)
-            write(sums, 1, 4, whole, n, scale, bias, y)
-        for n in range(count - count % 4, count):
-            _one_by_one(x, whole, weight, n, sums)
-            write(sums, 1, 1, whole, n, scale, bias, y)
+        _one(x, whole, rows, weight, scale, bias, sums, y)
 
 
 @loops("void(float32[:,::1], int8[:,::1], float32[::1])")
