@@ -78,11 +78,11 @@ class BeamConfig:
             agreed * log-odds of its share of the beam + peak * log-odds of its letters' probability (geometric mean).
     """
 
-    width: int = 128
-    prune: float = -12.0
+    width: int = 256
+    prune: float = -6.0
     prune_alone: float = -4.0
     tail_s: float = 4.0
-    drop: float = -20.0
+    drop: float = -12.0
     alpha: float = 0.55
     beta: float = 0.5
     unknown: float = -2.0

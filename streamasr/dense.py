@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-TRIED = (4, 8, 12, 16, 24, 32, 64)  # rows
+TRIED = (4, 8, 12, 16, 24, 32, 64, 128, 256)  # rows
 MANY = 64
 ABOUT = 1.3  # times as long as the fastest
 TRIALS = 8

@@ -1,4 +1,4 @@
-"""Two-dimensional convolutions of short chunks on the CPU, as products of patches; a normalisation before it included.
+"""Two-dimensional convolutions of short chunks on the CPU, as matrix products; a normalisation before it included.
 
 Torch's convolution costs as much for its preparations as for its arithmetic where a chunk is a few frames.
 """
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 KERNEL = 3
-TILE_ROWS = 640  # of patches in one product: they stay in the processor's cache
 
 
 def lines(x: Tensor) -> Tensor:
@@ -26,11 +25,12 @@ class Patches:
     """
 
     def __init__(self, conv: nn.Conv2d, norm: nn.LayerNorm | None = None) -> None:
+        from streamasr.patches_cpu import LANES, WIDE
         from streamasr.tiles_cpu import panels
 
         assert conv.kernel_size == (KERNEL, KERNEL) and conv.bias is not None and conv.groups == 1
-        weight = conv.weight.data.permute(3, 2, 1, 0)  # (frame, band, input, output)
-        self._weight = panels(weight.reshape(-1, weight.shape[3]).contiguous().numpy())
+        weight = conv.weight.data.permute(2, 3, 1, 0)  # (band, frame, input, output)
+        self._weight = panels(weight.reshape(-1, weight.shape[3]).contiguous().numpy(), LANES, WIDE)
         self._bias = conv.bias.data.numpy()
         self._stride = conv.stride[0]
         scale, shift = (norm.weight.data, norm.bias.data) if norm else 2 * (torch.zeros(0),)
@@ -55,6 +55,5 @@ class Patches:
         narrowed = (bands - 1) // self._stride + 1
         y = new.new_empty(batch, outputs, narrowed, len(self._bias))
         given = (new.numpy(), old.numpy(), self._scale, self._shift, self._epsilon, self._stride)
-        tile = max(1, TILE_ROWS // narrowed)
-        convolution(*given, self._weight, self._bias, tile, frames.numpy(), y.numpy())
+        convolution(*given, self._weight, self._bias, frames.numpy(), y.numpy())
         return y.permute(0, 3, 2, 1), frames[:, outputs * self._stride :].permute(0, 3, 2, 1)

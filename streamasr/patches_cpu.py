@@ -1,4 +1,4 @@
-"""Two-dimensional convolutions of a stream, compiled: normalise, rectify, lay patches out as rows, multiply."""
+"""Two-dimensional convolutions of a stream, compiled: normalise, rectify, lay out, multiply."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamasr.compiled import loops
-from streamasr.dense_cpu import product
+from streamasr.dense_cpu import band
+from streamasr.tiles_cpu import has_wide_vectors
 
 Floats = NDArray[np.float32]
+LANES, WIDE = (16, 2) if has_wide_vectors() else (8, 3)  # the usual 24 channels fill three panels of 8
 
 
 @loops("void(float32[:,:,:,::1], float32[:,:,:,::1], float32[::1], float32[::1], float32, float32[:,:,:,::1])")
@@ -39,36 +41,26 @@ def frames_of(x: Floats, held: Floats, weight: Floats, bias: Floats, epsilon: fl
                     target[c] = max((source[c] - mean) * scale * weight[c] + bias[c], np.float32(0))
 
 
-@loops("void(float32[:,:,:,::1], int64, int64, int64, float32[:,::1])")
-def patches(frames: Floats, stride: int, outputs: int, first: int, rows: Floats) -> None:
-    """What a 3 x 3 convolution multiplies: `rows` (N F', 9 C), written, a row for each output frame and band.
+@loops("void(float32[:,:,::1], int64, float32[:,:,::1])")
+def line_of(frames: Floats, begin: int, line: Floats) -> None:
+    """`line` (F + 2, 3, C) from three frames of `frames` (T, F, C), from `begin` on; its outer bands stay as they are.
 
-    Args:
-        frames: (B, T, F, C). `stride`: over frames and over bands. `outputs`: output frames of each of the batch.
-        first: the output frame to begin with, those of the whole batch counted through.
+    What a 3 x 3 convolution multiplies at one band are then the neighbouring numbers of three bands.
     """
-    _, count, bands, channels = frames.shape
-    narrowed, wide = (bands - 1) // stride + 1, 3 * channels
-    flat = frames.reshape(frames.shape[0], count, bands * channels)
-    for n in range(len(rows) // narrowed):
-        b, t = (first + n) // outputs, (first + n) % outputs
-        for f in range(narrowed):
-            begin = (f * stride - 1) * channels
-            cut = max(0, -begin)  # beyond the outer bands there are zeros
-            length = min(wide, bands * channels - begin) - cut
-            for k in range(3):
-                row = rows[n * narrowed + f, k * wide : (k + 1) * wide]
-                source = flat[b, t * stride + k, begin + cut : begin + cut + length]
-                if length < wide:
-                    row[:] = np.float32(0)
-                target = row[cut : cut + length]
-                for i in range(length):
-                    target[i] = source[i]
+    _, bands, channels = frames.shape
+    for k in range(3):
+        for f in range(bands):
+            source, target = frames[begin + k, f], line[1 + f, k]
+            for c in range(channels):
+                target[c] = source[c]
+
+
+_several, _single = band(4, WIDE, LANES), band(1, WIDE, LANES)
 
 
 @loops(
     "void(float32[:,:,:,::1], float32[:,:,:,::1], float32[::1], float32[::1], float32, int64, float32[:,:,::1],"
-    " float32[::1], int64, float32[:,:,:,::1], float32[:,:,:,::1])"
+    " float32[::1], float32[:,:,:,::1], float32[:,:,:,::1])"
 )
 def convolution(
     x: Floats,
@@ -79,7 +71,6 @@ def convolution(
     stride: int,
     weight: Floats,
     bias: Floats,
-    tile: int,
     frames: Floats,
     y: Floats,
 ) -> None:
@@ -87,17 +78,19 @@ def convolution(
 
     Args:
         x: (B, T, F, C). `held`: (B, L, F, C) frames before it. `scale`, `shift`: (C,) of a normalisation, or empty.
-        stride: over frames and over bands. `weight`: (9 C, C') in panels. `bias`: (C',).
-        tile: output frames whose patches are laid out at a time.
+        stride: over frames and over bands.
+        weight: (9 C, C'), rows by band, frame and input, in panels of `LANES`. `bias`: (C',).
         frames: (B, L + T + ended, F, C), written but for the last `ended` ones: what the convolution hears.
         y: (B, T', F', C'), written.
     """
     frames_of(x, held, scale, shift, epsilon, frames)
     batch, outputs, bands, channels = y.shape
-    flat, one = y.reshape(batch * outputs * bands, channels), np.ones(channels, np.float32)
-    rows = np.empty((min(tile, batch * outputs) * bands, 9 * frames.shape[3]), np.float32)
-    for first in range(0, batch * outputs, tile):
-        begin = first * bands
-        part = rows[: len(flat) - begin]
-        patches(frames, stride, outputs, first, part)
-        product(part, weight, one, bias, flat[begin : begin + len(part)])
+    line = np.zeros((frames.shape[2] + 2, 3, frames.shape[3]), np.float32)
+    flat, apart = line.reshape(line.size), stride * 3 * frames.shape[3]
+    one, sums = np.ones(channels, np.float32), np.empty(4 * WIDE * LANES, np.float32)
+    whole = bands - bands % 4
+    for b in range(batch):
+        for t in range(outputs):
+            line_of(frames[b], t * stride, line)
+            _several(flat, apart, 0, whole, weight, one, bias, y[b, t], sums)
+            _single(flat, apart, whole, bands, weight, one, bias, y[b, t], sums)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ class Stack(Layer):
         for layer in layers:
             self.right += layer.right * self.stride
             self.stride *= layer.stride
+        self._patches: dict[int, Patches | None] = {}  # by the place of a norm: with it, a rectification, a convolution
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(cast(Iterable[Layer], self.layers))
@@ -59,15 +60,24 @@ class Stack(Layer):
             x, lengths = layer(x, lengths), layer.output_lengths(lengths)
         return x, lengths
 
+    def prepare(self, precision: str) -> None:
+        layers = list(self)
+        for at, (norm, activation, conv) in enumerate(zip(layers, layers[1:], layers[2:], strict=False)):
+            if isinstance(norm, Norm) and isinstance(activation, Activation) and isinstance(conv, Conv):
+                self._patches[at] = conv.patches(norm.norm)
+
     def init_state(self, batch: int) -> tuple[State, ...]:
         return tuple(layer.init_state(batch) for layer in self)
 
     def step(self, x: Tensor, state: tuple[State, ...]) -> tuple[Tensor, tuple[State, ...]]:
-        following = []
-        for layer, held in zip(self, state, strict=True):
-            x, held_next = layer.step(x, held)
-            following.append(held_next)
-        return x, tuple(following)
+        layers, before, after = list(self), list(state), list[State]()
+        while (at := len(after)) < len(layers):
+            if done := self._by_patches(at, x, before):
+                x, after = done[0], [*after, (), (), ConvState(done[1])]
+                continue
+            x, held = layers[at].step(x, before[at])
+            after.append(held)
+        return x, tuple(after)
 
     def flush(self, state: tuple[State, ...]) -> Tensor | None:
         tail: Tensor | None = None
@@ -76,9 +86,23 @@ class Stack(Layer):
         return tail
 
     def end(self, x: Tensor, state: tuple[State, ...]) -> Tensor:
-        for layer, held in zip(self, state, strict=True):
-            x = layer.end(x, held)
+        layers, before, at = list(self), list(state), 0
+        while at < len(layers):
+            if done := self._by_patches(at, x, before, ended=True):
+                x, at = done[0], at + 3
+                continue
+            x, at = layers[at].end(x, before[at]), at + 1
         return x
+
+    def _by_patches(
+        self, at: int, x: Tensor, before: Sequence[State], ended: bool = False
+    ) -> tuple[Tensor, Tensor] | None:
+        """Norm, rectification and convolution from layer `at` on as one compiled call; None where there are none, or
+        no frame is complete."""
+        patches = self._patches.get(at)
+        if patches is None or not serves(x):
+            return None
+        return patches(x, before[at + 2].frames, ended=list(self)[at + 2].right if ended else 0)
 
 
 class ResidualState(NamedTuple):
@@ -98,14 +122,6 @@ class Residual(Layer):
         super().__init__()
         self.inner = Stack(layers)
         self.shape, self.right = shape, self.inner.right
-        self._patches: tuple[Patches, Patches] | None = None
-
-    def prepare(self, precision: str) -> None:
-        kinds = [type(layer) for layer in self.inner]
-        if kinds == 2 * [Norm, Activation, Conv]:
-            norm, _, conv, norm2, _, conv2 = (cast(Any, layer) for layer in self.inner)
-            first, second = conv.patches(norm.norm), conv2.patches(norm2.norm)
-            self._patches = (first, second) if first and second else None
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         return x + self.inner(x, lengths)  # type: ignore[no-any-return]
@@ -115,31 +131,19 @@ class Residual(Layer):
         return ResidualState(self.inner.init_state(batch), like.new_zeros(batch, *self.shape, 0))
 
     def step(self, x: Tensor, state: ResidualState) -> tuple[Tensor, ResidualState]:
-        if not (self._patches and serves(x) and (done := self._by_patches(self._patches, x, state.inner))):
-            y, inner = self.inner.step(x, state.inner)
-        else:
-            y, inner = done
-        skipped = torch.cat([state.skipped, x], -1)
-        count = y.shape[-1]
-        return skipped[..., :count] + y, ResidualState(inner, skipped[..., count:])
-
-    @staticmethod
-    def _by_patches(
-        convolutions: tuple[Patches, Patches], x: Tensor, inner: tuple[State, ...], ended: int = 0
-    ) -> tuple[Tensor, tuple[State, ...]] | None:
-        """The inner layers in two compiled steps; None where a convolution completes no frame."""
-        first = convolutions[0](x, inner[2].frames, ended)
-        second = convolutions[1](first[0], inner[5].frames, ended) if first else None
-        if not first or not second:
-            return None
-        return second[0], ((), (), ConvState(first[1]), (), (), ConvState(second[1]))
+        y, inner = self.inner.step(x, state.inner)
+        skipped, count = _joined(state.skipped, x), y.shape[-1]  # (B, T, ..., C)
+        summed = skipped[:, :count] + y.transpose(1, -1)
+        return summed.transpose(1, -1), ResidualState(inner, skipped[:, count:].transpose(1, -1))
 
     def flush(self, state: ResidualState) -> Tensor | None:
         y = self.inner.flush(state.inner)
         return None if y is None else state.skipped + y
 
     def end(self, x: Tensor, state: ResidualState) -> Tensor:
-        done = None
-        if self._patches and serves(x):  # each convolution has a lookahead of one frame
-            done = self._by_patches(self._patches, x, state.inner, ended=1)
-        return torch.cat([state.skipped, x], -1) + (done[0] if done else self.inner.end(x, state.inner))
+        return (_joined(state.skipped, x) + self.inner.end(x, state.inner).transpose(1, -1)).transpose(1, -1)
+
+
+def _joined(first: Tensor, then: Tensor) -> Tensor:
+    """Frames (B, C, ..., T) after others, as (B, T, ..., C): that is how they lie in memory where they come from."""
+    return torch.cat([first.transpose(1, -1), then.transpose(1, -1)], 1)

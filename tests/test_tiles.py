@@ -7,33 +7,35 @@ from hypothesis import strategies as st
 from numba import njit
 
 from streamasr.dense_cpu import product
-from streamasr.tiles_cpu import LANES, panels, tile
+from streamasr.tiles_cpu import panels, tile
 
 
-@given(depth=st.integers(1, 9), columns=st.integers(1, 70))
-def test_panels_hold_every_column_in_its_place(depth: int, columns: int) -> None:
+@given(depth=st.integers(1, 9), columns=st.integers(1, 70), lanes=st.sampled_from([8, 16]), together=st.integers(1, 4))
+def test_panels_hold_every_column_in_its_place(depth: int, columns: int, lanes: int, together: int) -> None:
     matrix = np.arange(1, depth * columns + 1, dtype=np.float32).reshape(depth, columns)
-    held = panels(matrix)
-    assert held.shape == (-(-columns // LANES), depth, LANES)
+    held = panels(matrix, lanes, together)
+    assert held.shape == (-(-columns // lanes // together) * together, depth, lanes)
     wide = held.transpose(1, 0, 2).reshape(depth, -1)
     assert np.array_equal(wide[:, :columns], matrix)
     assert not wide[:, columns:].any()
 
 
-@pytest.mark.parametrize(("rows", "wide"), [(4, 2), (4, 1), (1, 4)])
+@pytest.mark.parametrize(("rows", "wide", "lanes"), [(6, 2, 16), (6, 1, 16), (1, 4, 16), (4, 3, 8)])
 @pytest.mark.parametrize("kind", [np.float32, np.int8])
-def test_a_tile_is_the_product_of_its_rows_and_panels(rows: int, wide: int, kind: type) -> None:
-    inner = tile(rows, wide)
+@pytest.mark.parametrize("apart", [33, 5])
+def test_a_tile_is_the_product_of_its_rows_and_panels(rows: int, wide: int, lanes: int, kind: type, apart: int) -> None:
+    inner = tile(rows, wide, lanes)
 
     @njit
-    def run(x: np.ndarray, m: int, weight: np.ndarray, n: int, sums: np.ndarray) -> None:
-        inner(x, m, weight, n, sums)
+    def run(x: np.ndarray, at: int, stride: int, weight: np.ndarray, n: int, sums: np.ndarray) -> None:
+        inner(x, at, stride, weight, n, sums)
 
     rng = np.random.default_rng(1)
-    x, matrix = rng.standard_normal((7, 33), dtype=np.float32), rng.integers(-127, 128, (33, 96)).astype(kind)
-    sums = np.full(rows * wide * LANES + 1, np.nan, np.float32)
-    run(x, 2, panels(matrix), 1, sums)
-    expected = x[2 : 2 + rows] @ matrix[:, LANES : (1 + wide) * LANES].astype(np.float32)
+    x, matrix = rng.standard_normal(300, dtype=np.float32), rng.integers(-127, 128, (33, 96)).astype(kind)
+    sums = np.full(rows * wide * lanes + 1, np.nan, np.float32)
+    run(x, 2, apart, panels(matrix, lanes), 1, sums)
+    given = np.stack([x[2 + r * apart :][:33] for r in range(rows)])
+    expected = given @ matrix[:, lanes : (1 + wide) * lanes].astype(np.float32)
     np.testing.assert_allclose(sums[:-1].reshape(rows, -1), expected, rtol=1e-4, atol=1e-2)
     assert np.isnan(sums[-1])  # nothing is written beyond
 
