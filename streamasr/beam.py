@@ -53,10 +53,12 @@ FINE, NOT_A_NUMBER, INFINITE, IMPOSSIBLE = range(4)  # what may be wrong with lo
 
 
 class Options(NamedTuple):
-    """`prune`: the least log-probability of a token; `drop`: the least share of the best that a hypothesis may have."""
+    """`prune`: the least log-probability of a token; `drop`: the least share of the best that a hypothesis may have;
+    `blank`: the factor of the blank's probability."""
 
     prune: float
     drop: float
+    blank: float
 
 
 class Scratch(NamedTuple):
@@ -98,15 +100,16 @@ def _offer(w: Scratch, count: int, score: float, source: int, token: int) -> int
 
 
 @inner
-def _emit(row: NDArray[np.float32], prune: float, greedy: bool, w: Scratch) -> float:
+def _emit(row: NDArray[np.float32], options: Options, greedy: bool, w: Scratch) -> float:
     """Probabilities of a frame relative to its best token; greedy leaves only that one. Returns its log-probability."""
     top = 0
     for token in range(row.shape[0]):
         if row[token] > row[top]:
             top = token
     for token in range(row.shape[0]):
-        kept = token == top or (not greedy and row[token] >= prune)
+        kept = token == top or (not greedy and row[token] >= options.prune)
         w.odds[token] = np.exp(np.float64(row[token]) - np.float64(row[top])) if kept else 0.0
+    w.odds[BLANK] *= options.blank
     return np.float64(row[top])  # type: ignore[no-any-return]
 
 
@@ -337,7 +340,7 @@ def _run(
         kept = s.recent[s.clock[FRAME] % held]
         for token in range(log_probs.shape[1]):
             kept[token] = row[token]
-        top = _emit(row, options.prune, width == 1, w)
+        top = _emit(row, options, width == 1, w)
         count = _extend(s, m, _stay(s, w), w)
         _replace(s, m, count, options.drop, w)
         s.scale[0] += top + np.log(w.sums[0, SCORE])

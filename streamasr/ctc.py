@@ -98,7 +98,8 @@ class Decoder:
         tables = tables._replace(unknown_per_letter=float(tables.unknown_per_letter + self.config.unknown))
         phrases = build(hotwords or {}, vocab)
         prune = self.config.prune if lm or hotwords else self.config.prune_alone
-        self._options = beam.Options(float(prune), max(math.exp(self.config.drop), TINY))
+        blank = math.exp(-self.config.blank) if lm and width > 1 else 1.0
+        self._options = beam.Options(float(prune), max(math.exp(self.config.drop), TINY), blank)
         self._models = Models(
             vocab.space,
             float(self.config.alpha),
@@ -267,6 +268,7 @@ def _check(config: BeamConfig, frame_s: float) -> None:
         ("alpha", "0 or more", lambda x: 0 <= x < math.inf),
         ("beta", "a finite number", math.isfinite),
         ("unknown", "0 or less", lambda x: -math.inf < x <= 0),
+        ("blank", "-20 to 20", lambda x: -20 <= x <= 20),
         *((f"confidence_{name}", "a finite number", math.isfinite) for name in ("bias", "agreed", "peak")),
     ]
     for name, expected, fits in rules:

@@ -17,7 +17,7 @@ from streamasr.text import Vocab
 from tests.train.corpora import make_corpus
 from train import calibrate, logits, tune
 from train.calibrate import Gathered, calibration_error, fit, gather, held_out, logistic, right_words
-from train.tune import neighbours, word_errors
+from train.tune import descend, word_errors
 
 ARPA = "\\data\\\nngram 1=6\n\n\\1-grams:\n-1 <unk>\n-99 <s>\n-1 </s>\n-0.5 the\n-0.6 road\n-0.7 boats\n\n\\end\\\n"
 
@@ -70,10 +70,16 @@ def test_words_are_gathered_with_their_sets_and_halves(tmp_path: Path) -> None:
     assert 0.0 <= word_errors(Decoder(Vocab(), BeamConfig(width=1)), utterances) <= 200.0
 
 
-def test_the_grid_is_refined_around_its_best() -> None:
-    axes = [[0.3, 0.5, 0.9], [1.0], [-4.0, -2.0]]
-    assert neighbours((0.5, 1.0, -2.0), axes) == [[0.4, 0.5, 0.7], [1.0], [-3.0, -2.0, -1.0]]
-    assert neighbours((0.3, 1.0, -4.0), axes)[0] == [0.2, 0.3, 0.4]
+def test_a_descent_finds_the_least_errors_within_the_bounds() -> None:
+    asked = []
+
+    def errors(point: tuple[float, ...]) -> float:
+        asked.append(point)
+        return sum((value - best) ** 2 for value, best in zip(point, (0.45, -1.5, 1.0, 0.3), strict=True))
+
+    found = descend(errors, (0.8, 0.0, -4.0, 0.6))
+    assert found == pytest.approx((0.45, -1.5, 0.0, 0.3), abs=0.051)  # `unknown` may not be above 0
+    assert len(asked) == len(set(asked)) and all(point[2] <= 0 for point in asked)
 
 
 def test_two_commands_tune_and_calibrate_a_model(
@@ -82,11 +88,11 @@ def test_two_commands_tune_and_calibrate_a_model(
     heard = tmp_path / "heard.npz"
     logits.save(heard, logits.rendered(logits.SENTENCES * 2))
     given = ["--model", str(copy), "--logits", str(heard), "--lm", arpa, "--write"]
-    assert tune.main([*given, "--alpha", "0.2,0.6", "--beta", "1", "--unknown", "0", "--width", "4"]) == 0
+    assert tune.main([*given, "--alpha", "0.4", "--unknown", "0", "--width", "4", "--halvings", "0"]) == 0
     shown = capsys.readouterr().out
     assert "greedy" in shown and "best:" in shown and shown.count("heard") == 1
     tuned = bundle.load(str(copy)).beam_config()
-    assert f"alpha = {tuned.alpha:g}" in shown and tuned.beta == 1.0 and tuned.unknown == 0.0
+    assert f"alpha = {tuned.alpha:g}" in shown and f"blank = {tuned.blank:g}" in shown
     assert calibrate.main([*given, "--plot", str(tmp_path / "plots" / "reliability.png")]) == 0
     shown = capsys.readouterr().out
     assert (tmp_path / "plots" / "reliability.png").read_bytes().startswith(b"\x89PNG")

@@ -1,22 +1,22 @@
-"""Tune the decoder on log-probabilities of development sets: the grid of word error rates, best last.
+"""Tune the decoder on log-probabilities of development sets: one number at a time, for as long as errors become fewer.
 
     python -m train.tune --write                                  # the default model, in its own config.json
     python -m train.tune --model models/small --manifest DEV/manifest.tsv --write
-    python -m train.tune --alpha 0.4,0.6,0.8 --beta 1 --unknown=-4,-2,0 --refine 0
+    python -m train.tune --alpha 0.6 --blank 0 --halvings 0       # another beginning, large steps only
 
-All values of the grid are tried first, then, `--refine` times, the neighbours of the best at half the distance. What
-counts is the word error rate over all sets together. `--write` puts the best into the `beam` table of the model's
-config.json, where every user of the model finds it. The network hears a set once; its log-probabilities are kept in
-~/.cache/streamasr/logits.
+Each number of the decoder is tried a step up and a step down; what makes fewer errors is kept. Where none does, the
+steps are halved, `--halvings` times. What counts is the word error rate over all sets together. `--write` puts the best
+into the `beam` table of the model's config.json, where every user of the model finds it. The network hears a set once;
+its log-probabilities are kept in ~/.cache/streamasr/logits.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import functools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,8 +30,12 @@ from streamasr.lm import LanguageModel
 from streamasr.text import Vocab
 from train import logits
 
-NAMES = ("alpha", "beta", "unknown")
-GRID = ((0.3, 0.5, 0.7, 0.9), (-0.5, 0.25, 1.0, 1.75), (-4.0, -2.0))
+Point = tuple[float, ...]  # a value for each of NAMES
+
+NAMES = ("alpha", "beta", "unknown", "blank")
+BEGINNING = (0.8, 0.0, -4.0, 0.6)
+STEPS = (0.2, 0.5, 2.0, 0.4)
+BOUNDS = ((0.0, 9.0), (-9.0, 9.0), (-99.0, 0.0), (-9.0, 9.0))
 
 
 def decode(decoder: Decoder, utterance: logits.Utterance) -> str:
@@ -65,41 +69,47 @@ def measure(config: BeamConfig, lm: LanguageModel | None, sets: logits.Sets) -> 
     return _percent((sum(wrong for wrong, _ in errors), sum(said for _, said in errors))), [*map(_percent, errors)]
 
 
-def neighbours(best: Sequence[float], axes: Sequence[Sequence[float]]) -> list[list[float]]:
-    """For each axis the best value, and those halfway to the next ones that were tried; one beyond the end of them."""
-    found = []
-    for value, axis in zip(best, map(sorted, axes), strict=True):
-        at = axis.index(value)
-        below = value - axis[at - 1] if at > 0 else axis[1] - value if len(axis) > 1 else 0.0
-        above = axis[at + 1] - value if at + 1 < len(axis) else below
-        found.append(sorted({round(value - below / 2, 6), value, round(value + above / 2, 6)}))
-    return found
+def descend(errors: Callable[[Point], float], point: Point, steps: Point = STEPS, halvings: int = 2) -> Point:
+    """The best point that is found from `point` on; `errors` is asked for each point once."""
+    errors = functools.cache(errors)
+    for halving in range(halvings + 1):
+        better = True
+        while better:
+            before = errors(point)
+            for axis, (low, high) in enumerate(BOUNDS):
+                for way in (steps[axis], -steps[axis]):
+                    moved = round(min(high, max(low, point[axis] + way / 2**halving)), 6)
+                    tried = (*point[:axis], moved, *point[axis + 1 :])
+                    if errors(tried) < errors(point):
+                        point = tried
+                        break
+            better = errors(point) < before
+    return point
 
 
 def tune(
-    config: BeamConfig, lm: LanguageModel, sets: logits.Sets, axes: Sequence[Sequence[float]] = GRID, refine: int = 1
+    config: BeamConfig, lm: LanguageModel, sets: logits.Sets, beginning: Point = BEGINNING, halvings: int = 2
 ) -> BeamConfig:
-    """The best `config` with other alpha, beta and unknown; prints what was tried."""
+    """`config` with the best numbers of `NAMES`; prints what was tried."""
     greedy, shown = measure(replace(config, width=1), None, sets)
     plain, plain_shown = measure(config, None, sets)
-    print(f"{'alpha':>7} {'beta':>7} {'unknown':>8} {'WER %':>7} {'to greedy':>10}" + "".join(f"{n:>9}" for n in sets))
+    print("".join(f"{n:>8}" for n in NAMES) + f" {'WER %':>7} {'to greedy':>10}" + "".join(f"{n:>9}" for n in sets))
     for name, wer, each in (("greedy", greedy, shown), (f"beam {config.width}, no model", plain, plain_shown)):
-        print(f"{name:>24} {wer:7.2f} {_change(wer, greedy)}" + "".join(f"{x:9.2f}" for x in each), flush=True)
-    found: dict[tuple[float, ...], float] = {}
-    for turn in range(refine + 1):
-        if turn:
-            axes = neighbours(min(found, key=lambda point: (found[point], point)), axes)
-        for point in itertools.product(*axes):
-            alpha, beta, unknown = point
-            if point in found or alpha < 0 or unknown > 0:
-                continue
-            tried = replace(config, alpha=alpha, beta=beta, unknown=unknown)
-            found[point], each = measure(tried, lm, sets)
-            row = f"{alpha:7g} {beta:7g} {unknown:8g} {found[point]:7.2f} {_change(found[point], greedy)}"
-            print(row + "".join(f"{x:9.2f}" for x in each), flush=True)
-    best = min(found, key=lambda point: (found[point], point))
-    print(f"best: {found[best]:.2f} %, {_change(found[best], greedy).strip()} against greedy")
-    return replace(config, **dict(zip(NAMES, best, strict=True)))
+        print(f"{name:>32} {wer:7.2f} {_change(wer, greedy)}" + "".join(f"{x:9.2f}" for x in each), flush=True)
+
+    def at(point: Point) -> BeamConfig:
+        return replace(config, **dict(zip(NAMES, point, strict=True)))
+
+    @functools.cache
+    def errors(point: Point) -> float:
+        wer, each = measure(at(point), lm, sets)
+        row = "".join(f"{value:8g}" for value in point) + f" {wer:7.2f} {_change(wer, greedy)}"
+        print(row + "".join(f"{x:9.2f}" for x in each), flush=True)
+        return wer
+
+    best = descend(errors, beginning, STEPS, halvings)
+    print(f"best: {errors(best):.2f} %, {_change(errors(best), greedy).strip()} against greedy")
+    return at(best)
 
 
 def _change(wer: float, greedy: float) -> str:
@@ -107,7 +117,7 @@ def _change(wer: float, greedy: float) -> str:
 
 
 def write(model: Path, config: BeamConfig) -> None:
-    """Put alpha, beta and unknown into the `beam` table of a bundle.
+    """Put the numbers of `NAMES` into the `beam` table of a bundle.
 
     Raises:
         BundleError, ChecksumError, ConfigError: the bundle is damaged.
@@ -116,20 +126,15 @@ def write(model: Path, config: BeamConfig) -> None:
     bundle.amend(model, beam={**table, **{name: getattr(config, name) for name in NAMES}})
 
 
-def _floats(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     logits.add_options(parser, logits.READ, logits.CROWD)
     parser.add_argument("--lm", help="language model, in any form that streamasr reads; default: the default one")
     parser.add_argument("--width", type=int, default=BeamConfig.width)
-    for name, axis in zip(NAMES, GRID, strict=True):
-        shown = ",".join(f"{value:g}" for value in axis)
-        parser.add_argument(f"--{name}", type=_floats, default=list(axis), metavar="X[,X]", help=f"default {shown}")
-    parser.add_argument("--refine", type=int, default=1, help="rounds among the neighbours of the best (default 1)")
+    for name, value in zip(NAMES, BEGINNING, strict=True):
+        parser.add_argument(f"--{name}", type=float, default=value, metavar="X", help=f"begin here (default {value:g})")
+    parser.add_argument("--halvings", type=int, default=2, help="how often the steps are halved (default 2)")
     parser.add_argument("--write", action="store_true", help="put the best into the model's config.json")
     options = parser.parse_args(arguments)
     began = time.perf_counter()
@@ -138,9 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lm_path = bundle.find_lm(options.lm)
         if lm_path is None:
             parser.error("there is no language model to tune: give one with --lm")
-        axes = [getattr(options, name) for name in NAMES]
+        beginning = tuple(getattr(options, name) for name in NAMES)
         base = BeamConfig(width=options.width)
-        best = tune(base, LanguageModel.load(lm_path), sets, axes, options.refine)
+        best = tune(base, LanguageModel.load(lm_path), sets, beginning, options.halvings)
         for name in NAMES:
             print(f"{name} = {getattr(best, name):g}")
         if options.write:
