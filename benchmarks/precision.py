@@ -37,8 +37,8 @@ def plain(engine: Engine) -> Engine:
     """The engine, its network back on torch's own layers; only for one loaded in float32."""
     for module in engine.model.network.modules():
         for name in PREPARED:
-            if hasattr(module, name):
-                setattr(module, name, None)
+            if kept := getattr(module, name, None):
+                setattr(module, name, {} if isinstance(kept, dict) else None)
     return engine
 
 
