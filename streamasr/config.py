@@ -82,7 +82,7 @@ class BeamConfig:
     width: int = 256
     prune: float = -6.0
     prune_alone: float = -4.0
-    tail_s: float = 4.0
+    tail_s: float = 2.0
     drop: float = -12.0
     alpha: float = 0.55
     beta: float = 0.5

@@ -141,7 +141,7 @@ def test_the_text_comes_out_with_the_frames_of_its_words() -> None:
     for word in words:
         assert FULL.tokens[best[word.start]] == word.text[0]
         assert FULL.tokens[best[word.end - 1]] == word.text[-1]
-        assert word.confidence > 0.7
+        assert word.confidence > 0.6
 
 
 def test_a_growing_word_is_tentative_even_when_its_letters_are_committed() -> None:

@@ -35,7 +35,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--tail",
         metavar="SECONDS",
         type=SECONDS,
-        help="words older than that do not change any more (default: the model's number, mostly 4)",
+        help="words older than that do not change any more (default: the model's number, mostly 2)",
     )
     group = parser.add_argument_group("silence")
     group.add_argument(
