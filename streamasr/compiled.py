@@ -14,7 +14,7 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 
 UNCOUNTED = {"_nrt": False} if hasattr(CPUTargetOptions, "_nrt") else {}  # it is not documented and may go
 SOURCES = ("agreement", "align", "beam", "compiled", "gains", "lexicon", "lm", "ngram", "tree")
-LOOPS = ("activation_cpu", "dense_cpu", "patches_cpu", "tiles_cpu", "voice_cpu", "words")
+LOOPS = ("activation_cpu", "dense_cpu", "patches_cpu", "tiles_cpu", "voice_cpu", "whole_cpu", "words")
 
 
 def _digest(sources: tuple[str, ...]) -> str:

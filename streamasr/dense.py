@@ -1,8 +1,8 @@
 """Linear maps prepared once for streams on the CPU: the matrix laid out for few rows, in float32 or rounded to bytes.
 
 Rounded is only the matrix, each output's column by its own scale; inputs keep their 24 bits, or 21 of their largest one
-where the product is made of bytes. So a frame's result does not depend on which frames share its chunk, as it would
-where inputs are rounded by a scale of the whole chunk.
+where the product is made of bytes, 15 where it is made of pairs (`tiles_cpu`). So a frame's result does not depend on
+which frames share its chunk, as it would where inputs are rounded by a scale of the whole chunk.
 """
 
 from __future__ import annotations
@@ -37,13 +37,12 @@ def few(precision: str) -> int:
     and after the product costs a third less beside the compiled one, so it may be somewhat slower. A measurement that
     something else disturbs should not decide, so the largest number of rows that passes counts.
     """
-    from streamasr.dense_cpu import product
-    from streamasr.tiles_cpu import panels
+    from streamasr.dense_cpu import laid_out, product
 
     for rows in reversed(TRIED):
         x, whole, packed, scale = _trial(rows, precision)
         vector = scale.numpy()
-        arrays = x.numpy(), panels(packed.numpy()), vector, vector, np.empty((rows, len(scale)), np.float32)
+        arrays = x.numpy(), laid_out(packed.numpy()), vector, vector, np.empty((rows, len(scale)), np.float32)
         calls: list[Callable[[], object]] = [functools.partial(product, *arrays)]
         calls.append(functools.partial(torch.addmm, scale, x, whole))
         if has_fast_bytes(precision):
@@ -89,7 +88,7 @@ class ByBytes:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(M, K) to (M, N)."""
-        from streamasr.dense_cpu import digits, join
+        from streamasr.whole_cpu import digits, join
 
         rows, depth = x.shape
         split, sizes = torch.empty(3 * rows, depth, dtype=torch.int8), torch.empty(rows)
@@ -133,7 +132,7 @@ class Dense:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, precision: str) -> None:
-        from streamasr.tiles_cpu import panels
+        from streamasr.dense_cpu import laid_out
 
         self._bias, self._scale = bias.contiguous(), torch.ones_like(bias)
         self._few = few(precision)
@@ -145,7 +144,7 @@ class Dense:
             if has_fast_bytes(precision):
                 self._by_bytes = ByBytes(bytes_, self._scale, self._bias)
         self._whole = weight.t().contiguous()  # (K, N)
-        self._packed = panels((self._whole if bytes_ is None else bytes_.t()).numpy())
+        self._packed = laid_out((self._whole if bytes_ is None else bytes_.t()).numpy())
 
     def suits(self, rows: int) -> bool:
         """Whether so few rows are faster with compiled loops."""

@@ -16,12 +16,18 @@ from numpy.typing import NDArray
 
 from streamasr.activation_cpu import sigmoid
 from streamasr.compiled import inner, loops
-from streamasr.tiles_cpu import LANES, TOGETHER, has_wide_vectors, tile
+from streamasr.tiles_cpu import LANES, TOGETHER, has_pairs, has_wide_vectors, pair_panels, panels, tile
+from streamasr.whole_cpu import shorts
 
 Floats = NDArray[np.float32]
-LARGEST = 127 * 16384  # that three digits stand for
 ROWS = 6  # of a tile: 12 sums of 8 numbers, and what they are made of, are 15 of a processor's 16 vectors
 WIDE = 2 if has_wide_vectors() else 1  # panels of a tile of so many rows
+KINDS = ("float32[:,:,::1]", "int8[:,:,:,::1]" if has_pairs() else "int8[:,:,::1]")  # of matrices in panels
+
+
+def laid_out(matrix: NDArray[Any]) -> NDArray[Any]:
+    """A matrix (K, N) of float32 or int8 in the panels that `product` takes on this processor: one of `KINDS`."""
+    return pair_panels(matrix) if matrix.dtype == np.int8 and has_pairs() else panels(matrix)
 
 
 @loops("void(float32[::1], int64, int64, int64, int64, float32[::1], float32[::1], float32[:,::1])")
@@ -30,6 +36,25 @@ def write(sums: Floats, rows: int, wide: int, m: int, first: int, scale: Floats,
     for r in range(rows):
         for c in range(min(wide, y.shape[1] - first)):
             y[m + r, first + c] = sums[r * wide + c] * scale[first + c] + bias[first + c]
+
+
+@loops("void(int32[::1], int64, int64, int64, int64, float32[::1], float32[::1], float32[::1], float32[:,::1])")
+def write_pairs(
+    sums: NDArray[np.int32],
+    rows: int,
+    wide: int,
+    m: int,
+    first: int,
+    sizes: Floats,
+    scale: Floats,
+    bias: Floats,
+    y: Floats,
+) -> None:
+    """As `write`, for whole sums of rows that `shorts` has made whole, by `sizes` (M,)."""
+    for r in range(rows):
+        size = sizes[m + r]
+        for c in range(min(wide, y.shape[1] - first)):
+            y[m + r, first + c] = np.float32(sums[r * wide + c]) * size * scale[first + c] + bias[first + c]
 
 
 def band(rows: int, wide: int, lanes: int = LANES) -> Callable[..., None]:
@@ -59,77 +84,63 @@ def band(rows: int, wide: int, lanes: int = LANES) -> Callable[..., None]:
     return band_of_rows
 
 
+def band_of_pairs(rows: int, wide: int) -> Callable[..., None]:
+    """As `band`, for products in pairs: x (M, K) is made whole already, by `sizes` (M,)."""
+    multiply = tile(rows, wide, pairs=True)
+
+    @inner
+    def band_of_rows(
+        x: NDArray[np.int16],
+        sizes: Floats,
+        begin: int,
+        end: int,
+        weight: NDArray[np.int8],
+        scale: Floats,
+        bias: Floats,
+        y: Floats,
+        sums: NDArray[np.int32],
+    ) -> None:
+        stride = x.shape[1]
+        flat = x.reshape(x.size)
+        for n in range(0, -(-y.shape[1] // LANES), wide):
+            for m in range(begin, end, rows):
+                multiply(flat, m * stride, stride, weight, n, sums)
+                write_pairs(sums, rows, wide * LANES, m, n * LANES, sizes, scale, bias, y)
+
+    return band_of_rows
+
+
 _six, _four, _two, _one = band(ROWS, WIDE), band(4, WIDE), band(2, 2), band(1, TOGETHER)
+_four_by_pairs, _two_by_pairs, _one_by_pairs = band_of_pairs(4, 1), band_of_pairs(2, 2), band_of_pairs(1, TOGETHER)
 
 
-@loops(
-    [
-        f"void(float32[:,::1], {kind}[:,:,::1], float32[::1], float32[::1], float32[:,::1])"
-        for kind in ("float32", "int8")
-    ]
-)
+@loops([f"void(float32[:,::1], {kind}, float32[::1], float32[::1], float32[:,::1])" for kind in KINDS])
 def product(x: Floats, weight: NDArray[Any], scale: Floats, bias: Floats, y: Floats) -> None:
-    """y = x @ weight * scale + bias, for x (M, K), weight (K, N) in panels (`tiles_cpu`), scale and bias (N,)."""
+    """y = x @ weight * scale + bias, for x (M, K), weight (K, N) `laid_out`, scale and bias (N,)."""
     rows, depth = x.shape
-    flat, sums = x.reshape(rows * depth), np.empty(ROWS * TOGETHER * LANES, np.float32)
-    m = rows - rows % ROWS
-    _six(flat, depth, 0, m, weight, scale, bias, y, sums)
-    if rows - m >= 4:
-        _four(flat, depth, m, m + 4, weight, scale, bias, y, sums)
-        m += 4
-    if rows - m >= 2:
-        _two(flat, depth, m, m + 2, weight, scale, bias, y, sums)
-        m += 2
-    if rows - m:
-        _one(flat, depth, m, rows, weight, scale, bias, y, sums)
-
-
-@loops("void(float32[:,::1], int8[:,::1], float32[::1])")
-def digits(x: Floats, y: NDArray[np.int8], scale: Floats) -> None:
-    """Each row of x as three digits and a scale: x is about scale * (16384 high + 128 middle + low), to 21 bits.
-
-    Args:
-        x: (M, K). `y`: (3 M, K), written: all high digits, then all middle ones, then all low ones.
-        scale: (M,), written.
-    """
-    rows, depth = x.shape
-    lanes, whole = np.empty(LANES, np.float32), np.empty(depth, np.int32)
-    for m in range(rows):
-        for n in range(LANES):  # a plain maximum would not become vector instructions
-            lanes[n] = np.float32(1e-30)
-        for k in range(0, depth, LANES):
-            for n in range(min(LANES, depth - k)):
-                size = abs(x[m, k + n])
-                lanes[n] = size if size > lanes[n] else lanes[n]
-        largest = lanes.max()
-        scale[m] = largest / np.float32(LARGEST)
-        inverse = np.float32(LARGEST) / largest
-        for k in range(depth):
-            whole[k] = np.int32(np.rint(x[m, k] * inverse))
-        for k in range(depth):
-            high = (whole[k] + np.int32(8192)) >> np.int32(14)
-            rest = whole[k] - (high << np.int32(14))
-            middle = (rest + np.int32(64)) >> np.int32(7)
-            y[m, k] = high
-            y[rows + m, k] = middle
-            y[2 * rows + m, k] = rest - (middle << np.int32(7))
-
-
-@loops("void(float32[:,::1], float32[::1], float32[::1], float32[::1], float32[:,::1])")
-def join(products: Floats, rows: Floats, columns: Floats, bias: Floats, y: Floats) -> None:
-    """From products (3 M, N) of digits with a matrix, the product (M, N) of what they stand for, plus bias (N,).
-
-    `rows` (M,) are the scales of the digits, `columns` (N,) those of the matrix.
-    """
-    count = y.shape[0]
-    for m in range(count):
-        for n in range(y.shape[1]):
-            whole = (
-                np.float32(16384) * products[m, n]
-                + np.float32(128) * products[count + m, n]
-                + products[2 * count + m, n]
-            )
-            y[m, n] = whole * rows[m] * columns[n] + bias[n]
+    if weight.ndim == 4:
+        whole, sizes = np.empty((rows, depth + depth % 2), np.int16), np.empty(rows, np.float32)
+        shorts(x, whole, sizes)
+        results = np.empty(4 * TOGETHER * LANES, np.int32)
+        m = rows - rows % 4
+        _four_by_pairs(whole, sizes, 0, m, weight, scale, bias, y, results)
+        if rows - m >= 2:
+            _two_by_pairs(whole, sizes, m, m + 2, weight, scale, bias, y, results)
+            m += 2
+        if rows - m:
+            _one_by_pairs(whole, sizes, m, rows, weight, scale, bias, y, results)
+    else:
+        flat, sums = x.reshape(rows * depth), np.empty(ROWS * TOGETHER * LANES, np.float32)
+        m = rows - rows % ROWS
+        _six(flat, depth, 0, m, weight, scale, bias, y, sums)
+        if rows - m >= 4:
+            _four(flat, depth, m, m + 4, weight, scale, bias, y, sums)
+            m += 4
+        if rows - m >= 2:
+            _two(flat, depth, m, m + 2, weight, scale, bias, y, sums)
+            m += 2
+        if rows - m:
+            _one(flat, depth, m, rows, weight, scale, bias, y, sums)
 
 
 @loops("void(float32[:,:,::1], float32[:,:,::1], float32[:,::1], float32[:,:,::1])")
@@ -202,9 +213,9 @@ def norm_and_context(
 @loops(
     [
         "void(float32[:,:,::1], float32[:,:,::1], float32[:,:,::1], float32[:,::1], float32[::1], float32[::1],"
-        f" float32, float32[:,::1], float32[::1], {kind}[:,:,::1], float32[::1], float32[::1], {kind}[:,:,::1],"
-        " float32[::1], float32[::1], float32[:,:,::1], float32[:,:,::1])"
-        for kind in ("float32", "int8")
+        f" float32, float32[:,::1], float32[::1], {kind}, float32[::1], float32[::1], {kind}, float32[::1],"
+        " float32[::1], float32[:,:,::1], float32[:,:,::1])"
+        for kind in KINDS
     ]
 )
 def recurrent_block(
@@ -231,7 +242,7 @@ def recurrent_block(
     Args:
         x, held, weight to offset, normed: as in `norm_and_context`.
         skipped: (S, B, C) inputs whose outputs are still to come. `memory`: as in `gate`.
-        gates, out: matrices (C, 3 C) and (C, C) in panels, with their scales and biases, as in `product`.
+        gates, out: matrices (C, 3 C) and (C, C) `laid_out`, with their scales and biases, as in `product`.
         y: (T', B, C), written.
     """
     count, batch, channels = y.shape

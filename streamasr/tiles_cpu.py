@@ -2,6 +2,10 @@
 
 numba's loops keep such sums in memory, so this one is written in LLVM's own language: vectors of 16 numbers (or 8),
 which LLVM splits into those that the processor has.
+
+There are two arithmetics. In floats, the matrix may be of float32 or of bytes. In pairs, it is of bytes and the rows
+are whole numbers of 16 bits: one instruction multiplies two neighbours with two weights and adds, so that processors
+without instructions for bytes do half as much again; the sums are exact.
 """
 
 from __future__ import annotations
@@ -18,9 +22,12 @@ from numpy.typing import NDArray
 
 LANES = 16  # columns of a panel, where nothing else is said
 TOGETHER = 4  # panels that are read at once at most
-FETCH = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), *[ir.IntType(32)] * 3])
-FETCHED = [ir.Constant(ir.IntType(32), number) for number in (0, 3, 1)]  # to be read, into the nearest cache, data
-FLOAT, BYTE, INTEGER, COUNT = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+BYTE, SHORT, INTEGER, COUNT = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+FLOAT, NOTHING = ir.FloatType(), ir.VoidType()
+FETCH = ir.FunctionType(NOTHING, [BYTE.as_pointer(), *[INTEGER] * 3])
+FETCHED = [ir.Constant(INTEGER, number) for number in (0, 3, 1)]  # to be read, into the nearest cache, data
+SUMS, SHORTS = ir.VectorType(INTEGER, 8), ir.VectorType(SHORT, 16)  # of one instruction for pairs
+PAIRED = "llvm.x86.avx2.pmadd.wd"
 
 
 def panels(matrix: NDArray[Any], lanes: int = LANES, together: int = TOGETHER) -> NDArray[Any]:
@@ -34,72 +41,142 @@ def panels(matrix: NDArray[Any], lanes: int = LANES, together: int = TOGETHER) -
     return np.ascontiguousarray(wide.reshape(depth, count, lanes).transpose(1, 0, 2))
 
 
+def pair_panels(matrix: NDArray[np.int8]) -> NDArray[np.int8]:
+    """A matrix (K, N) for products in pairs: (P, ceil(K / 2), 16, 2), as `panels`, two rows side by side."""
+    even = np.pad(matrix, ((0, len(matrix) % 2), (0, 0)))
+    both = [panels(even[row::2]) for row in range(2)]
+    return np.ascontiguousarray(np.stack(both, -1))
+
+
 def has_wide_vectors() -> bool:
     """Whether the processor has 32 vector registers: twice as many sums fit."""
     return bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
 
 
-def tile(rows: int, wide: int, lanes: int = LANES) -> Callable[..., None]:
+def has_pairs() -> bool:
+    """Whether products in pairs are there, and faster than those of floats."""
+    return bool(llvmlite.binding.get_host_cpu_features().get("avx2", False)) and not has_wide_vectors()
+
+
+class _Floats:
+    """The instructions of products of floats, `lanes` columns of one panel."""
+
+    inputs = 1  # of a row in one step
+
+    def __init__(self, builder: ir.IRBuilder, held: Any, lanes: int) -> None:
+        self.builder, self.held, self.line = (
+            builder,
+            FLOAT if held == types.float32 else BYTE,
+            ir.VectorType(FLOAT, lanes),
+        )
+        self.zeros, self.parts = ir.Constant(self.line, [0.0] * lanes), 1
+
+    def columns(self, place: Any) -> list[Any]:
+        found = _read(self.builder, place, ir.VectorType(self.held, self.line.count))
+        if self.held is BYTE:
+            whole = self.builder.sext(found, ir.VectorType(INTEGER, self.line.count))
+            found = self.builder.sitofp(whole, self.line)
+        return [found]
+
+    def spread(self, place: Any) -> Any:
+        return _everywhere(self.builder, self.builder.load(place), self.line)
+
+    def add(self, total: Any, spread: Any, column: Any) -> Any:
+        product = self.builder.fmul(spread, column, flags=("fast",))
+        return self.builder.fadd(total, product, flags=("fast",))
+
+
+class _Pairs:
+    """The instructions of products in pairs, 16 columns of one panel."""
+
+    inputs = 2
+
+    def __init__(self, builder: ir.IRBuilder, lanes: int) -> None:
+        self.builder, self.line, self.parts = builder, SUMS, lanes // SUMS.count
+        self.zeros = ir.Constant(SUMS, [0] * SUMS.count)
+        known = builder.module.globals.get(PAIRED)
+        self.instruction = known or ir.Function(builder.module, ir.FunctionType(SUMS, [SHORTS, SHORTS]), PAIRED)
+
+    def columns(self, place: Any) -> list[Any]:
+        places = [self.builder.gep(place, [COUNT(part * SHORTS.count)]) for part in range(self.parts)]
+        held = ir.VectorType(BYTE, SHORTS.count)
+        return [self.builder.sext(_read(self.builder, each, held), SHORTS) for each in places]
+
+    def spread(self, place: Any) -> Any:
+        both = self.builder.load(self.builder.bitcast(place, INTEGER.as_pointer()))
+        both.align = 2
+        return self.builder.bitcast(_everywhere(self.builder, both, SUMS), SHORTS)
+
+    def add(self, total: Any, spread: Any, column: Any) -> Any:
+        return self.builder.add(total, self.builder.call(self.instruction, [spread, column]))
+
+
+def _read(builder: ir.IRBuilder, place: Any, kind: Any) -> Any:
+    found = builder.load(builder.bitcast(place, kind.as_pointer()))
+    found.align = 1
+    return found
+
+
+def _everywhere(builder: ir.IRBuilder, number: Any, line: Any) -> Any:
+    undefined = ir.Constant(line, ir.Undefined)
+    first = builder.insert_element(undefined, number, INTEGER(0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(INTEGER, line.count), [0] * line.count))
+
+
+def tile(rows: int, wide: int, lanes: int = LANES, *, pairs: bool = False) -> Callable[..., None]:
     """A function tile(x, at, stride, weight, n, sums) for compiled loops: `rows` rows times `wide` panels.
 
     Row r is x[at + r * stride : at + r * stride + K] of x (S,): rows may overlap. `weight` is (P, K, lanes), of float32
-    or int8. sums (rows * wide * lanes or more,) is written, row r @ weight[n + p] at (r * wide + p) * lanes.
+    or int8. sums (rows * wide * lanes or more,) is written, row r @ weight[n + p] at (r * wide + p) * lanes. While a
+    panel is read, the next one is fetched from memory. With `pairs`, x is int16, `weight` (P, K / 2, lanes, 2) of int8
+    and sums int32.
     """
-    line = ir.VectorType(FLOAT, lanes)
 
     @intrinsic
     def product_of_tile(_: Any, x: Any, at: Any, stride: Any, weight: Any, n: Any, sums: Any) -> Any:  # noqa: ARG001
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
             kinds = signature.args
-            inputs, matrix, target = (
+            given, matrix, target = (
                 context.make_array(kinds[number])(context, builder, arguments[number]) for number in (0, 3, 5)
             )
             _, begin, step, _, panel, _ = arguments
+            arithmetic = _Pairs(builder, lanes) if pairs else _Floats(builder, kinds[3].dtype, lanes)
+            line, held = arithmetic.line, lanes * arithmetic.inputs  # numbers of a panel in one step
             depth = builder.extract_value(matrix.shape, 1)
-            held = FLOAT if kinds[3].dtype == types.float32 else BYTE
-            found_line = ir.VectorType(held, lanes)
             first = [builder.add(begin, builder.mul(step, COUNT(row))) for row in range(rows)]
             start = [builder.mul(builder.add(panel, COUNT(number)), depth) for number in range(wide)]
-
+            ahead = builder.mul(depth, COUNT(wide * held))
             fetch = builder.module.declare_intrinsic("llvm.prefetch", [BYTE.as_pointer()], FETCH)
+
             before = builder.block
             body, after = builder.append_basic_block("depth"), builder.append_basic_block("done")
             builder.branch(body)
             builder.position_at_end(body)
             k = builder.phi(COUNT)
-            totals = [builder.phi(line) for _ in range(rows * wide)]
             columns = []
+            totals = [builder.phi(line) for _ in range(rows * wide * arithmetic.parts)]
             for from_ in start:
-                place = builder.gep(matrix.data, [builder.mul(builder.add(from_, k), COUNT(lanes))])
-                next_ = builder.gep(place, [builder.mul(depth, COUNT(wide * lanes))])
-                builder.call(fetch, [builder.bitcast(next_, BYTE.as_pointer()), *FETCHED])
-                found = builder.load(builder.bitcast(place, found_line.as_pointer()))
-                found.align = 1
-                if held is BYTE:
-                    found = builder.sitofp(builder.sext(found, ir.VectorType(INTEGER, lanes)), line)
-                columns.append(found)
+                place = builder.gep(matrix.data, [builder.mul(builder.add(from_, k), COUNT(held))])
+                next_ = builder.bitcast(builder.gep(place, [ahead]), BYTE.as_pointer())
+                builder.call(fetch, [next_, *FETCHED])
+                columns += arithmetic.columns(place)
             grown = []
             for row in range(rows):
-                one = builder.load(builder.gep(inputs.data, [builder.add(first[row], k)]))
-                undefined = ir.Constant(line, ir.Undefined)
-                everywhere = ir.Constant(ir.VectorType(INTEGER, lanes), [0] * lanes)
-                spread = builder.shuffle_vector(
-                    builder.insert_element(undefined, one, INTEGER(0)), undefined, everywhere
-                )
-                for number, column in enumerate(columns):
-                    part = builder.fmul(spread, column, flags=("fast",))
-                    grown.append(builder.fadd(totals[row * wide + number], part, flags=("fast",)))
+                inputs = builder.add(first[row], builder.mul(k, COUNT(arithmetic.inputs)))
+                spread = arithmetic.spread(builder.gep(given.data, [inputs]))
+                mine = totals[row * len(columns) : (row + 1) * len(columns)]
+                grown += [arithmetic.add(total, spread, column) for total, column in zip(mine, columns, strict=True)]
             following = builder.add(k, COUNT(1))
             k.add_incoming(COUNT(0), before)
             k.add_incoming(following, body)
             for total, sum_ in zip(totals, grown, strict=True):
-                total.add_incoming(ir.Constant(line, [0.0] * lanes), before)
+                total.add_incoming(arithmetic.zeros, before)
                 total.add_incoming(sum_, body)
             builder.cbranch(builder.icmp_signed("<", following, depth), body, after)
 
             builder.position_at_end(after)
             for number, sum_ in enumerate(grown):
-                place = builder.gep(target.data, [COUNT(number * lanes)])
+                place = builder.gep(target.data, [COUNT(number * line.count)])
                 builder.store(sum_, builder.bitcast(place, line.as_pointer())).align = 4
             return context.get_dummy_value()
 

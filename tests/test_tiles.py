@@ -6,8 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from streamasr.dense_cpu import product
-from streamasr.tiles_cpu import panels, tile
+from streamasr.dense_cpu import laid_out, product
+from streamasr.tiles_cpu import has_pairs, pair_panels, panels, tile
+from streamasr.whole_cpu import shorts
+
+with_pairs = pytest.mark.skipif(not has_pairs(), reason="products of floats are as fast on this processor")
 
 
 @given(depth=st.integers(1, 9), columns=st.integers(1, 70), lanes=st.sampled_from([8, 16]), together=st.integers(1, 4))
@@ -40,6 +43,37 @@ def test_a_tile_is_the_product_of_its_rows_and_panels(rows: int, wide: int, lane
     assert np.isnan(sums[-1])  # nothing is written beyond
 
 
+@with_pairs
+@pytest.mark.parametrize(("rows", "wide"), [(4, 1), (2, 2), (1, 4)])
+@pytest.mark.parametrize("depth", [1, 2, 33])
+def test_a_tile_of_pairs_is_exact(rows: int, wide: int, depth: int) -> None:
+    inner = tile(rows, wide, pairs=True)
+
+    @njit
+    def run(x: np.ndarray, at: int, stride: int, weight: np.ndarray, n: int, sums: np.ndarray) -> None:
+        inner(x, at, stride, weight, n, sums)
+
+    rng = np.random.default_rng(1)
+    x, matrix = rng.integers(-32767, 32768, (7, depth)), rng.integers(-127, 128, (depth, 96))
+    held = np.pad(x, ((0, 0), (0, depth % 2))).astype(np.int16)
+    sums = np.full(rows * wide * 16 + 1, -1, np.int32)
+    run(held.reshape(-1), 2 * held.shape[1], held.shape[1], pair_panels(matrix.astype(np.int8)), 1, sums)
+    assert np.array_equal(sums[:-1].reshape(rows, -1), x[2 : 2 + rows] @ matrix[:, 16 : (1 + wide) * 16])
+    assert sums[-1] == -1  # nothing is written beyond
+
+
+@given(depth=st.integers(1, 3000), size=st.sampled_from([1e-20, 1e-3, 1.0, 1e6]), seed=st.integers(0, 99))
+@settings(max_examples=30)
+def test_shorts_stand_for_their_row_and_no_sum_can_be_too_large(depth: int, size: float, seed: int) -> None:
+    x = size * np.random.default_rng(seed).standard_normal((2, depth)).astype(np.float32)
+    whole, sizes = np.full((2, depth + 1), 7, np.int16), np.empty(2, np.float32)
+    shorts(x, whole, sizes)
+    assert not whole[:, depth:].any()
+    largest = np.abs(x).max(1, keepdims=True)
+    assert (np.abs(whole[:, :depth] * sizes[:, None] - x) <= largest * max(2e-5, depth * 4e-8)).all()
+    assert depth * 127 * int(np.abs(whole).max()) < 2**31
+
+
 @settings(max_examples=60)
 @given(
     rows=st.integers(1, 13),
@@ -57,7 +91,8 @@ def test_products_of_all_sizes_and_a_row_gives_the_same_in_any_company(
     )
     scale, bias = rng.random(columns, dtype=np.float32), rng.random(columns, dtype=np.float32)
     y, alone = np.full((rows, columns), np.nan, np.float32), np.empty((1, columns), np.float32)
-    product(x, panels(matrix), scale, bias, y)
-    np.testing.assert_allclose(y, x @ matrix.astype(np.float32) * scale + bias, rtol=1e-4, atol=1e-3)
-    product(x[-1:], panels(matrix), scale, bias, alone)
+    product(x, laid_out(matrix), scale, bias, y)
+    close = 1e-3 if kind == np.float32 or not has_pairs() else depth * 9 * float(np.abs(x).max()) / 2**16 + 1e-3
+    np.testing.assert_allclose(y, x @ matrix.astype(np.float32) * scale + bias, rtol=1e-4, atol=close)
+    product(x[-1:], laid_out(matrix), scale, bias, alone)
     np.testing.assert_allclose(alone[0], y[-1], rtol=1e-6, atol=1e-6)
