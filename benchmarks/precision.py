@@ -30,7 +30,7 @@ from streamasr.text import normalise
 from streamasr.verbs import engine_options, shared
 
 CHUNKS_S = (0.16, 0.08, 1.0)
-PREPARED = ("_dense", "_patches")  # what layers keep of `prepare`
+PREPARED = ("_dense", "_patches", "_prepared")  # what layers keep of `prepare`
 
 
 def plain(engine: Engine) -> Engine:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from streamasr.config import ModelConfig
+from streamasr.context import Context
 from streamasr.dense import Dense, gated
 from streamasr.errors import ConfigError
 from streamasr.layers import Conv, ConvState, Dropout, Layer, Norm, serves
@@ -44,16 +45,13 @@ class RecurrentBlock(Residual):
         super().__init__(layers, (config.size,))
         self._fusible = bool(config.context) and config.rnn == "gated" and not config.bidirectional
         self._dense: tuple[Dense, Dense] | None = None
-        self._context: tuple[Any, ...] = ()  # as `dense_cpu.norm_and_context` takes it: weight to offset
+        self._context: Context | None = None
         self._matrices: tuple[Any, ...] = ()  # of both maps, as `dense_cpu.recurrent_block` takes them
 
     def prepare(self, precision: str) -> None:
         if self._fusible:
             first, conv, rnn = list(self.inner)[:3]
-            norm, depthwise = cast(Norm, first).norm, cast(Conv, conv).conv
-            kernel, offset = depthwise.weight.data[:, 0].t().contiguous(), cast(Tensor, depthwise.bias).data
-            weight, bias = norm.weight.data.numpy(), norm.bias.data.numpy()
-            self._context = (weight, bias, norm.eps, kernel.numpy(), offset.numpy())
+            self._context = Context(cast(Norm, first).norm, cast(nn.Conv1d, cast(Conv, conv).conv))
             self._dense = cast(GatedRnn, rnn).prepared(precision)
             self._matrices = tuple(array for dense in self._dense for array in dense.arrays)
 
@@ -66,12 +64,12 @@ class RecurrentBlock(Residual):
 
     def _fused(self, x: Tensor, state: ResidualState, ended: int = 0) -> tuple[Tensor, ResidualState] | None:
         """`step` with prepared weights; None where they do not serve. `ended`: zeros in the context after x."""
-        if self._dense is None or not serves(x):
+        if self._dense is None or self._context is None or not serves(x):
             return None
         _, context, recurrence, *rest = state.inner
         held = context.frames.permute(2, 0, 1).contiguous()  # (L, B, C)
         known = held.shape[0] + x.shape[2]
-        count = known + ended - self._context[3].shape[0] + 1
+        count = known + ended - self._context.taps + 1
         if count <= 0:
             return None
         from streamasr import dense_cpu
@@ -86,10 +84,10 @@ class RecurrentBlock(Residual):
         if all(dense.suits(count * frames.shape[1]) for dense in self._dense):
             memory = recurrence.memory.clone(memory_format=torch.contiguous_format)
             given = (frames.numpy(), held.numpy(), skipped.numpy(), memory.numpy())
-            arguments = (*given, *self._context, *self._matrices, normed.numpy(), y.numpy())
+            arguments = (*given, *self._context.arrays, *self._matrices, normed.numpy(), y.numpy())
             dense_cpu.recurrent_block(*arguments)
         else:
-            arguments = (frames.numpy(), held.numpy(), *self._context, normed.numpy(), y.numpy())
+            arguments = (frames.numpy(), held.numpy(), *self._context.arrays, normed.numpy(), y.numpy())
             dense_cpu.norm_and_context(*arguments)
             gates, out = self._dense
             rows = y.view(-1, frames.shape[2])

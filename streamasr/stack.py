@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from streamasr import fused
+from streamasr.context import Context
 from streamasr.layers import Activation, Conv, ConvState, Layer, Norm, State, serves
 from streamasr.patches import Patches
 
@@ -22,7 +23,7 @@ class Stack(Layer):
         for layer in layers:
             self.right += layer.right * self.stride
             self.stride *= layer.stride
-        self._patches: dict[int, Patches | None] = {}  # by the place of a norm: with it, a rectification, a convolution
+        self._prepared: dict[int, tuple[int, Patches | Context]] = {}  # by the place of a norm: what so many layers do
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(cast(Iterable[Layer], self.layers))
@@ -62,9 +63,15 @@ class Stack(Layer):
 
     def prepare(self, precision: str) -> None:
         layers = list(self)
-        for at, (norm, activation, conv) in enumerate(zip(layers, layers[1:], layers[2:], strict=False)):
-            if isinstance(norm, Norm) and isinstance(activation, Activation) and isinstance(conv, Conv):
-                self._patches[at] = conv.patches(norm.norm)
+        for at, norm in enumerate(layers):
+            following, then = (*layers[at + 1 : at + 3], None, None)[:2]
+            if not isinstance(norm, Norm):
+                continue
+            if isinstance(following, Activation) and isinstance(then, Conv):
+                if patches := then.patches(norm.norm):
+                    self._prepared[at] = (3, patches)
+            elif isinstance(following, Conv) and following.depthwise:
+                self._prepared[at] = (2, Context(norm.norm, cast(nn.Conv1d, following.conv)))
 
     def init_state(self, batch: int) -> tuple[State, ...]:
         return tuple(layer.init_state(batch) for layer in self)
@@ -72,8 +79,9 @@ class Stack(Layer):
     def step(self, x: Tensor, state: tuple[State, ...]) -> tuple[Tensor, tuple[State, ...]]:
         layers, before, after = list(self), list(state), list[State]()
         while (at := len(after)) < len(layers):
-            if done := self._by_patches(at, x, before):
-                x, after = done[0], [*after, (), (), ConvState(done[1])]
+            if done := self._at_once(at, x, before):
+                count, x, held = done
+                after += [*[()] * (count - 1), ConvState(held)]
                 continue
             x, held = layers[at].step(x, before[at])
             after.append(held)
@@ -88,21 +96,23 @@ class Stack(Layer):
     def end(self, x: Tensor, state: tuple[State, ...]) -> Tensor:
         layers, before, at = list(self), list(state), 0
         while at < len(layers):
-            if done := self._by_patches(at, x, before, ended=True):
-                x, at = done[0], at + 3
+            if done := self._at_once(at, x, before, ended=True):
+                x, at = done[1], at + done[0]
                 continue
             x, at = layers[at].end(x, before[at]), at + 1
         return x
 
-    def _by_patches(
+    def _at_once(
         self, at: int, x: Tensor, before: Sequence[State], ended: bool = False
-    ) -> tuple[Tensor, Tensor] | None:
-        """Norm, rectification and convolution from layer `at` on as one compiled call; None where there are none, or
-        no frame is complete."""
-        patches = self._patches.get(at)
-        if patches is None or not serves(x):
+    ) -> tuple[int, Tensor, Tensor] | None:
+        """The layers from `at` on that are prepared as one call, up to a convolution: their number, what comes out of
+        them, and what the convolution holds then; None where there are none, or no frame is complete."""
+        if at not in self._prepared or not serves(x):
             return None
-        return patches(x, before[at + 2].frames, ended=list(self)[at + 2].right if ended else 0)
+        count, prepared = self._prepared[at]
+        last = at + count - 1
+        done = prepared(x, before[last].frames, ended=list(self)[last].right if ended else 0)
+        return (count, *done) if done else None
 
 
 class ResidualState(NamedTuple):
