@@ -1,9 +1,9 @@
 """Compiled products of few rows with a large matrix, and the gated recurrence of a chunk.
 
-A product of a handful of rows is bound by reading the matrix, not by arithmetic: so it is read once for four rows, in
-the order in which it lies in memory, and as bytes where it was rounded to bytes. Of many rows `digits` and `join` make
-a product of bytes alone, which processors with instructions for these do several times as fast as one of floats, and to
-as many digits. The loops over columns become the vector instructions that the processor has.
+A product of a handful of rows is bound by reading the matrix, not by arithmetic: so it is read once for a few rows, in
+the order in which it lies in memory, and as bytes where it was rounded to bytes. What tiles there are, and when they
+work in whole numbers, is told in `tiles_cpu`; rows are made whole by `whole_cpu`. The loops over columns become the
+vector instructions that the processor has.
 """
 
 from __future__ import annotations
