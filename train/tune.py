@@ -69,22 +69,22 @@ def measure(config: BeamConfig, lm: LanguageModel | None, sets: logits.Sets) -> 
     return _percent((sum(wrong for wrong, _ in errors), sum(said for _, said in errors))), [*map(_percent, errors)]
 
 
-def descend(errors: Callable[[Point], float], point: Point, steps: Point = STEPS, halvings: int = 2) -> Point:
-    """The best point that is found from `point` on; `errors` is asked for each point once."""
+def descend(errors: Callable[[Point], float], point: Point, halvings: int = 2) -> tuple[Point, float]:
+    """The best point that is found from `point` on, and its errors; `errors` is asked for each point once."""
     errors = functools.cache(errors)
     for halving in range(halvings + 1):
         better = True
         while better:
             before = errors(point)
             for axis, (low, high) in enumerate(BOUNDS):
-                for way in (steps[axis], -steps[axis]):
+                for way in (STEPS[axis], -STEPS[axis]):
                     moved = round(min(high, max(low, point[axis] + way / 2**halving)), 6)
                     tried = (*point[:axis], moved, *point[axis + 1 :])
                     if errors(tried) < errors(point):
                         point = tried
                         break
             better = errors(point) < before
-    return point
+    return point, errors(point)
 
 
 def tune(
@@ -100,15 +100,14 @@ def tune(
     def at(point: Point) -> BeamConfig:
         return replace(config, **dict(zip(NAMES, point, strict=True)))
 
-    @functools.cache
     def errors(point: Point) -> float:
         wer, each = measure(at(point), lm, sets)
         row = "".join(f"{value:8g}" for value in point) + f" {wer:7.2f} {_change(wer, greedy)}"
         print(row + "".join(f"{x:9.2f}" for x in each), flush=True)
         return wer
 
-    best = descend(errors, beginning, STEPS, halvings)
-    print(f"best: {errors(best):.2f} %, {_change(errors(best), greedy).strip()} against greedy")
+    best, least = descend(errors, beginning, halvings)
+    print(f"best: {least:.2f} %, {_change(least, greedy).strip()} against greedy")
     return at(best)
 
 
