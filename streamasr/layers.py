@@ -20,8 +20,6 @@ from streamasr import fused
 from streamasr.dense import Dense
 from streamasr.patches import KERNEL, Patches
 
-SHORT = 64  # frames
-
 State: TypeAlias = Any  # a NamedTuple of tensors, or a tuple of such states
 
 
@@ -145,16 +143,7 @@ class Conv(Layer):
             if self.frequencies is not None:
                 shape[2] = -(-self.frequencies // self.stride)
             return held.new_zeros(shape), rest
-        if self.depthwise and count <= SHORT:
-            return self._rows(held, count), rest
         return self.conv(held[..., : (count - 1) * self.stride + self.kernel]), rest
-
-    def _rows(self, held: Tensor, count: int) -> Tensor:
-        """The depthwise convolution as a few products of rows: for short chunks much faster than torch's."""
-        y = self.conv.bias[:, None].expand(held.shape[0], -1, count)  # type: ignore[index]
-        for k in range(self.kernel):
-            y = torch.addcmul(y, held[..., k : k + count], self.conv.weight[:, :, k])
-        return y
 
     def flush(self, state: ConvState) -> Tensor:
         shape = self._shape(state.frames.shape[0], self.inputs, self.right)
