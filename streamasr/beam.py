@@ -54,11 +54,11 @@ FINE, NOT_A_NUMBER, INFINITE, IMPOSSIBLE = range(4)  # what may be wrong with lo
 
 class Options(NamedTuple):
     """`prune`: the least log-probability of a token; `drop`: the least share of the best that a hypothesis may have;
-    `blank`: the factor of the blank's probability."""
+    `offsets`: what is added to the log-probability of each token before anything else."""
 
     prune: float
     drop: float
-    blank: float
+    offsets: NDArray[np.float64]  # (V,)
 
 
 class Scratch(NamedTuple):
@@ -107,9 +107,9 @@ def _emit(row: NDArray[np.float32], options: Options, greedy: bool, w: Scratch) 
         if row[token] > row[top]:
             top = token
     for token in range(row.shape[0]):
-        kept = token == top or (not greedy and row[token] >= options.prune)
-        w.odds[token] = np.exp(np.float64(row[token]) - np.float64(row[top])) if kept else 0.0
-    w.odds[BLANK] *= options.blank
+        log_prob = np.float64(row[token]) + options.offsets[token]
+        kept = token == top or (not greedy and log_prob >= options.prune)
+        w.odds[token] = np.exp(log_prob - np.float64(row[top])) if kept else 0.0
     return np.float64(row[top])  # type: ignore[no-any-return]
 
 

@@ -75,6 +75,7 @@ class BeamConfig:
         alpha, beta: weight of the language model, and the log-score that every word gains with it.
         unknown: log-score, before alpha, of each letter of a word unknown to the language model, on top of its own.
         blank: taken off the blank's log-probability where there is a language model.
+        prior: share of a letter's log-frequency in the language that is taken off its log-probability there.
         confidence_bias, confidence_agreed, confidence_peak: a word's confidence is the logistic function of bias +
             agreed * log-odds of its share of the beam + peak * log-odds of its letters' probability (geometric mean).
     """
@@ -88,6 +89,7 @@ class BeamConfig:
     beta: float = 0.5
     unknown: float = -2.0
     blank: float = 0.0
+    prior: float = 0.0
     confidence_bias: float = -1.0
     confidence_agreed: float = 0.45
     confidence_peak: float = 0.1

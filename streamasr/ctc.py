@@ -98,8 +98,8 @@ class Decoder:
         tables = tables._replace(unknown_per_letter=float(tables.unknown_per_letter + self.config.unknown))
         phrases = build(hotwords or {}, vocab)
         prune = self.config.prune if lm or hotwords else self.config.prune_alone
-        blank = math.exp(-self.config.blank) if lm and width > 1 else 1.0
-        self._options = beam.Options(float(prune), max(math.exp(self.config.drop), TINY), blank)
+        offsets = _offsets(self.config, lm) if lm and width > 1 else np.zeros(len(vocab))
+        self._options = beam.Options(float(prune), max(math.exp(self.config.drop), TINY), offsets)
         self._models = Models(
             vocab.space,
             float(self.config.alpha),
@@ -241,6 +241,19 @@ class Decoder:
         return arrays
 
 
+def _offsets(config: BeamConfig, lm: LanguageModel) -> NDArray[np.float64]:
+    """What is added to the log-probability of each token (V,) where there is a language model.
+
+    The network has learnt how frequent letters are, and the language model knows it, too: a share of that is taken off
+    (the prior of a label: Bourlard, Morgan, "Connectionist Speech Recognition", 1994).
+    """
+    offsets = np.zeros(len(ALPHABET))
+    offsets[beam.BLANK] = -config.blank
+    for letter, log_frequency in lm.letters.items():
+        offsets[ALPHABET.index(letter)] = -config.prior * log_frequency
+    return offsets
+
+
 def odds(share: float) -> float:
     """Log-odds of a share in 0..1, held finite."""
     return math.log((share + RIVAL) / (1.0 - share + RIVAL))
@@ -269,6 +282,7 @@ def _check(config: BeamConfig, frame_s: float) -> None:
         ("beta", "a finite number", math.isfinite),
         ("unknown", "0 or less", lambda x: -math.inf < x <= 0),
         ("blank", "-20 to 20", lambda x: -20 <= x <= 20),
+        ("prior", "0 to 1", lambda x: 0 <= x <= 1),
         *((f"confidence_{name}", "a finite number", math.isfinite) for name in ("bias", "agreed", "peak")),
     ]
     for name, expected, fits in rules:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from streamasr.activation_cpu import sigmoid
 from streamasr.compiled import inner, loops
-from streamasr.tiles_cpu import LANES, TOGETHER, has_pairs, has_wide_vectors, pair_panels, panels, tile
+from streamasr.tiles_cpu import LANES, TOGETHER, has_pairs, has_wide_vectors, line, pair_panels, panels, tile
 from streamasr.whole_cpu import shorts
 
 Floats = NDArray[np.float32]
@@ -30,31 +30,36 @@ def laid_out(matrix: NDArray[Any]) -> NDArray[Any]:
     return pair_panels(matrix) if matrix.dtype == np.int8 and has_pairs() else panels(matrix)
 
 
-@loops("void(float32[::1], int64, int64, int64, int64, float32[::1], float32[::1], float32[:,::1])")
-def write(sums: Floats, rows: int, wide: int, m: int, first: int, scale: Floats, bias: Floats, y: Floats) -> None:
-    """The sums of a tile, scaled and moved, to their place in y: rows from m on, `wide` columns from `first` on."""
-    for r in range(rows):
-        for c in range(min(wide, y.shape[1] - first)):
-            y[m + r, first + c] = sums[r * wide + c] * scale[first + c] + bias[first + c]
+def writer(lanes: int) -> Callable[..., None]:
+    """A function of compiled loops: the sums of a tile, scaled and moved, to their place in y.
 
+    That is rows from m on, `wide` panels from the column `first` on; `sizes` (M,) of the rows, or empty for 1.
+    """
+    whole = line(lanes)
 
-@loops("void(int32[::1], int64, int64, int64, int64, float32[::1], float32[::1], float32[::1], float32[:,::1])")
-def write_pairs(
-    sums: NDArray[np.int32],
-    rows: int,
-    wide: int,
-    m: int,
-    first: int,
-    sizes: Floats,
-    scale: Floats,
-    bias: Floats,
-    y: Floats,
-) -> None:
-    """As `write`, for whole sums of rows that `shorts` has made whole, by `sizes` (M,)."""
-    for r in range(rows):
-        size = sizes[m + r]
-        for c in range(min(wide, y.shape[1] - first)):
-            y[m + r, first + c] = np.float32(sums[r * wide + c]) * size * scale[first + c] + bias[first + c]
+    @inner
+    def write(
+        sums: NDArray[Any],
+        rows: int,
+        wide: int,
+        m: int,
+        first: int,
+        sizes: Floats,
+        scale: Floats,
+        bias: Floats,
+        y: Floats,
+    ) -> None:
+        for r in range(rows):
+            size = sizes[m + r] if len(sizes) else np.float32(1)
+            for panel in range(wide):
+                begin, at = first + panel * lanes, (r * wide + panel) * lanes
+                if begin + lanes <= y.shape[1]:
+                    whole(sums, at, size, scale, bias, begin, y, m + r)
+                else:
+                    for c in range(y.shape[1] - begin):
+                        y[m + r, begin + c] = np.float32(sums[at + c]) * size * scale[begin + c] + bias[begin + c]
+
+    return write
 
 
 def band(rows: int, wide: int, lanes: int = LANES) -> Callable[..., None]:
@@ -62,7 +67,7 @@ def band(rows: int, wide: int, lanes: int = LANES) -> Callable[..., None]:
 
     Row m is x[m * stride : m * stride + K] of x (S,), and `wide` panels are read at once, as in `tiles_cpu.tile`.
     """
-    multiply = tile(rows, wide, lanes)
+    multiply, write = tile(rows, wide, lanes), writer(lanes)
 
     @inner
     def band_of_rows(
@@ -79,14 +84,14 @@ def band(rows: int, wide: int, lanes: int = LANES) -> Callable[..., None]:
         for n in range(0, -(-y.shape[1] // lanes), wide):
             for m in range(begin, end, rows):
                 multiply(x, m * stride, stride, weight, n, sums)
-                write(sums, rows, wide * lanes, m, n * lanes, scale, bias, y)
+                write(sums, rows, wide, m, n * lanes, scale[:0], scale, bias, y)
 
     return band_of_rows
 
 
 def band_of_pairs(rows: int, wide: int) -> Callable[..., None]:
     """As `band`, for products in pairs: x (M, K) is made whole already, by `sizes` (M,)."""
-    multiply = tile(rows, wide, pairs=True)
+    multiply, write = tile(rows, wide, pairs=True), writer(LANES)
 
     @inner
     def band_of_rows(
@@ -105,7 +110,7 @@ def band_of_pairs(rows: int, wide: int) -> Callable[..., None]:
         for n in range(0, -(-y.shape[1] // LANES), wide):
             for m in range(begin, end, rows):
                 multiply(flat, m * stride, stride, weight, n, sums)
-                write_pairs(sums, rows, wide * LANES, m, n * LANES, sizes, scale, bias, y)
+                write(sums, rows, wide, m, n * LANES, sizes, scale, bias, y)
 
     return band_of_rows
 

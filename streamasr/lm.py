@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +37,7 @@ from streamasr.kenlm_file import MAGIC, read_kenlm
 from streamasr.lexicon import descend, spell
 from streamasr.lm_file import Stored, read_small, write_small
 from streamasr.ngram import END, SPECIALS, START, UNKNOWN, Trie, build, find, ngrams
+from streamasr.text import ALPHABET
 
 __all__ = [
     "END",
@@ -187,6 +188,17 @@ class LanguageModel:
     def word_id(self, word: str) -> int:
         """The number of a word, or `UNKNOWN`."""
         return self._numbers.get(word, UNKNOWN)
+
+    @functools.cached_property
+    def letters(self) -> Mapping[str, float]:
+        """The log-frequency of each letter of the alphabet in the words, as often as the model expects these."""
+        words = self.words[len(SPECIALS) :]
+        shares = np.exp(self.tables.log_prob[1 + len(SPECIALS) : 1 + len(self.words)].astype(np.float64))
+        points = np.frombuffer("".join(words).encode("utf-32-le"), np.uint32)
+        each = np.repeat(shares, [len(word) for word in words])
+        found = {letter: 1e-9 + float(each[points == ord(letter)].sum()) for letter in ALPHABET[2:]}
+        whole = sum(found.values())
+        return {letter: math.log(share / whole) for letter, share in found.items()}
 
     def log_prob(self, sentence: str) -> float:
         """log p of a sentence and its end, words apart by spaces; an unknown word costs as in `score_unknown`."""

@@ -183,3 +183,36 @@ def tile(rows: int, wide: int, lanes: int = LANES, *, pairs: bool = False) -> Ca
         return types.void(x, types.int64, types.int64, weight, types.int64, sums), generate
 
     return product_of_tile
+
+
+def line(lanes: int) -> Callable[..., None]:
+    """A function line(sums, at, size, scale, bias, first, y, m) for compiled loops: `lanes` sums to their place in y.
+
+    y[m, first + i] = sums[at + i] * size * scale[first + i] + bias[first + i], for sums of float32 or int32.
+    """
+
+    @intrinsic
+    def line_of_sums(_: Any, sums: Any, at: Any, size: Any, scale: Any, bias: Any, first: Any, y: Any, m: Any) -> Any:  # noqa: ARG001
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            kinds = signature.args
+            given, factors, offsets, target = (
+                context.make_array(kinds[number])(context, builder, arguments[number]) for number in (0, 3, 4, 6)
+            )
+            _, begin, factor, _, _, column, _, row = arguments
+            floats = ir.VectorType(FLOAT, lanes)
+            held = floats if kinds[0].dtype == types.float32 else ir.VectorType(INTEGER, lanes)
+            found = _read(builder, builder.gep(given.data, [begin]), held)
+            found = found if held is floats else builder.sitofp(found, floats)
+            found = builder.fmul(found, _everywhere(builder, factor, floats))
+            found = builder.fmul(found, _read(builder, builder.gep(factors.data, [column]), floats))
+            found = builder.fadd(
+                found, _read(builder, builder.gep(offsets.data, [column]), floats), flags=("contract",)
+            )
+            columns = builder.extract_value(target.shape, 1)
+            place = builder.gep(target.data, [builder.add(builder.mul(row, columns), column)])
+            builder.store(found, builder.bitcast(place, floats.as_pointer())).align = 4
+            return context.get_dummy_value()
+
+        return types.void(sums, types.int64, types.float32, scale, bias, types.int64, y, types.int64), generate
+
+    return line_of_sums

@@ -6,22 +6,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamasr.compiled import loops
-from streamasr.tiles_cpu import LANES
 
 Floats = NDArray[np.float32]
 DIGITS = 127 * 16_384  # the largest whole number that three digits stand for
+SIZE = 0x7FFFFFFF  # of the bits of a float32, all but its sign
 SHORT, LONG = 2**15 - 1, 2**31 - 1  # the largest of 16 and of 32 bits
 
 
-@loops("void(float32[::1], float32[::1])")
-def largest_of(x: Floats, lanes: Floats) -> None:
-    """The largest sizes of every 16th number of x (K,), `lanes` (16,), and at least 1e-30."""
-    for n in range(LANES):  # a plain maximum would not become vector instructions
-        lanes[n] = np.float32(1e-30)
-    for k in range(0, len(x), LANES):
-        for n in range(min(LANES, len(x) - k)):
-            size = abs(x[k + n])
-            lanes[n] = size if size > lanes[n] else lanes[n]
+@loops("float32(float32[::1])")
+def largest_of(x: Floats) -> float:
+    """The largest size of the numbers x (K,), and at least 1e-30."""
+    bits = x.view(np.int32)  # without their signs they are in the order of the numbers, and become vector instructions
+    most = np.empty(1, np.int32)
+    most.view(np.float32)[0] = 1e-30
+    largest = most[0]
+    for k in range(len(bits)):
+        size = bits[k] & np.int32(SIZE)
+        largest = size if size > largest else largest
+    most[0] = largest
+    found: float = most.view(np.float32)[0]
+    return found
 
 
 @loops("void(float32[:,::1], int16[:,::1], float32[::1])")
@@ -33,10 +37,8 @@ def shorts(x: Floats, y: NDArray[np.int16], sizes: Floats) -> None:
     """
     rows, depth = x.shape
     most = np.float32(min(SHORT, LONG // (127 * depth)))  # so that no sum is too large
-    lanes = np.empty(LANES, np.float32)
     for m in range(rows):
-        largest_of(x[m], lanes)
-        largest = lanes.max()
+        largest = largest_of(x[m])
         sizes[m] = largest / most
         inverse = most / largest
         y[m, depth:] = 0
@@ -53,10 +55,9 @@ def digits(x: Floats, y: NDArray[np.int8], scale: Floats) -> None:
         scale: (M,), written.
     """
     rows, depth = x.shape
-    lanes, whole = np.empty(LANES, np.float32), np.empty(depth, np.int32)
+    whole = np.empty(depth, np.int32)
     for m in range(rows):
-        largest_of(x[m], lanes)
-        largest = lanes.max()
+        largest = largest_of(x[m])
         scale[m] = largest / np.float32(DIGITS)
         inverse = np.float32(DIGITS) / largest
         for k in range(depth):
