@@ -115,19 +115,23 @@ HOTWORDS = {"ab a": 1.2, "ab": 0.5, "a b": 0.8, "b": -0.4}
     frames=st.integers(1, 6),
     use=st.sampled_from(["lm", "hot", "both"]),
     blank=st.sampled_from([0.0, 1.5]),
+    prior=st.sampled_from([0.0, 0.3]),
 )
 @settings(max_examples=40, deadline=None)
 def test_prefix_scores_equal_the_sum_over_all_alignments(
-    lm: LanguageModel, seed: int, frames: int, use: str, blank: float
+    lm: LanguageModel, seed: int, frames: int, use: str, blank: float, prior: float
 ) -> None:
     rows = few(np.random.default_rng(seed), frames)
-    config = BeamConfig(width=3000, prune=-1e9, drop=-1e9, alpha=0.7, beta=0.4, unknown=0.0, blank=blank)
+    config = BeamConfig(width=3000, prune=-1e9, drop=-1e9, alpha=0.7, beta=0.4, unknown=0.0, blank=blank, prior=prior)
     positive = {phrase: boost for phrase, boost in HOTWORDS.items() if boost > 0}
     used_lm, used_hotwords = lm if use != "hot" else None, positive if use != "lm" else {}
     decoder = Decoder(VOCAB, config, lm=used_lm, hotwords=used_hotwords)
     state = decoder.step(rows, decoder.start())
     heard = rows.copy()
-    heard[:, 0] -= blank if used_lm else 0.0  # without a language model it does nothing
+    if used_lm:  # without a language model these do nothing
+        heard[:, 0] -= blank
+        for letter, log_frequency in lm.letters.items():
+            heard[:, VOCAB.encode(letter)[0]] -= prior * log_frequency
     found, expected = dict(decoder.hypotheses(state)), brute_force(heard)
     assert set(found) == set(expected)
     totals = {}

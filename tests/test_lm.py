@@ -177,6 +177,18 @@ def test_an_unknown_word_costs_its_letters(arpa):
     assert price == pytest.approx(-1.5 * math.log(10) + 5 * tables.unknown_per_letter, abs=1e-6)
 
 
+def test_letters_are_as_frequent_as_in_the_words_that_are_expected(arpa):
+    model = LanguageModel.load(arpa)
+    counts = dict.fromkeys(model.letters, 0.0)
+    for number, word in enumerate(model.words[3:], 3):
+        for letter in filter(counts.__contains__, word):
+            counts[letter] += math.exp(float(model.tables.log_prob[1 + number]))
+    whole = sum(counts.values())
+    assert sum(map(math.exp, model.letters.values())) == pytest.approx(1.0)
+    for letter, count in counts.items():
+        assert math.exp(model.letters[letter]) == pytest.approx(count / whole, abs=1e-6)
+
+
 def test_the_lexicon_spells_every_word_and_nothing_else(arpa):
     model = LanguageModel.load(arpa)
     tables = model.tables
