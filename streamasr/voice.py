@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from streamasr.config import GateConfig
 from streamasr.errors import ConfigError
@@ -49,7 +48,8 @@ class VoiceDetector:
     """
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
-        self._layers = _laid_out(weights)
+        basis = weights["stft.forward_basis_buffer"][:, 0]  # of a Fourier transform, its window multiplied in
+        self._shape, self._layers = basis[0].detach().float().contiguous().numpy(), _laid_out(weights)
 
     @classmethod
     def load(cls) -> VoiceDetector:
@@ -84,11 +84,13 @@ class VoiceDetector:
         count = (len(held) - CONTEXT) // WINDOW
         if count == 0:
             return [], state._replace(samples=held)
-        from streamasr.voice_cpu import probabilities
+        from streamasr.voice_cpu import FRAME, frames_of, probabilities
 
         hidden, cell = state.hidden.clone(), state.cell.clone()
-        found = np.empty(count, np.float32)
-        arrays: tuple[Any, ...] = (held.numpy(), *self._layers, hidden.numpy()[0], cell.numpy()[0], found)
+        frames, found = torch.empty(4 * count, FRAME), np.empty(count, np.float32)
+        frames_of(held.numpy(), self._shape, frames.numpy())
+        spectrum = torch.view_as_real(torch.fft.rfft(frames)).numpy()
+        arrays: tuple[Any, ...] = (spectrum, *self._layers, hidden.numpy()[0], cell.numpy()[0], found)
         probabilities(*arrays)
         return found.tolist(), VoiceState(held[count * WINDOW :].clone(), hidden, cell)
 
@@ -97,14 +99,9 @@ def _laid_out(weights: dict[str, Tensor]) -> list[NDArray[np.float32]]:
     """The weights as `voice_cpu.probabilities` takes them."""
     from streamasr.tiles_cpu import panels
 
-    bands, padded = 129, 132  # a multiple of four
-    spectrum = torch.zeros(256, 2, padded)
-    spectrum[..., :bands] = weights["stft.forward_basis_buffer"][:, 0].t().reshape(256, 2, bands)
-    layers = [spectrum.view(256, -1)]
+    layers: list[Tensor] = []
     for index, (first, last) in enumerate(((0, 3), (0, 3), (1, 3), (1, 2))):  # taps that meet more than padding
         kernel = weights[f"encoder.{index}.reparam_conv.weight"].permute(2, 1, 0)[first:last]  # (K, inputs, outputs)
-        if index == 0:
-            kernel = F.pad(kernel, (0, 0, 0, padded - bands))
         layers += [kernel.reshape(-1, kernel.shape[2]), weights[f"encoder.{index}.reparam_conv.bias"]]
     layers += [weights["decoder.rnn.weight_ih"].t(), weights["decoder.rnn.bias_ih"] + weights["decoder.rnn.bias_hh"]]
     layers += [weights["decoder.rnn.weight_hh"].t()]

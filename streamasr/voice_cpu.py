@@ -1,4 +1,4 @@
-"""The voice detector's network in one compiled call: all windows of a chunk, a layer at a time."""
+"""The voice detector's network in compiled calls: all windows of a chunk, a layer at a time."""
 
 from __future__ import annotations
 
@@ -10,16 +10,30 @@ from streamasr.compiled import loops
 from streamasr.dense_cpu import product
 
 Floats = NDArray[np.float32]
-FRAME, STEP, BANDS, PADDED = 256, 128, 129, 132  # samples, samples, of a spectrum, and a multiple of four of them
+FRAME, STEP, BANDS = 256, 128, 129  # samples, samples, and of a spectrum
+
+
+@loops("void(float32[::1], float32[::1], float32[:,::1])")
+def frames_of(heard: Floats, shape: Floats, frames: Floats) -> None:
+    """The four frames of each window, times `shape` (256,), to `frames` (4 W, 256), written.
+
+    Args:
+        heard: at least 64 + 512 W samples, 64 before each window of 512 being heard with it.
+    """
+    for r in range(len(frames)):
+        begin, first = 512 * (r // 4), r % 4 * STEP
+        for i in range(min(FRAME, 576 - first)):
+            frames[r, i] = heard[begin + first + i] * shape[i]
+        for i in range(576 - first, FRAME):  # reflected at its end
+            frames[r, i] = heard[begin + 1150 - first - i] * shape[i]
 
 
 @loops(
-    "void(float32[::1], float32[:,:,::1], float32[:,:,::1], float32[::1], float32[:,:,::1], float32[::1],"
+    "void(float32[:,:,::1], float32[:,:,::1], float32[::1], float32[:,:,::1], float32[::1],"
     " float32[:,:,::1], float32[::1], float32[:,:,::1], float32[::1], float32[:,:,::1], float32[::1],"
     " float32[:,:,::1], float32[::1], float32[::1], float32[::1], float32[::1])"
 )
 def probabilities(
-    heard: Floats,
     spectrum: Floats,
     weight1: Floats,
     bias1: Floats,
@@ -37,36 +51,26 @@ def probabilities(
     cell: Floats,
     found: Floats,
 ) -> None:
-    """`found` (W,) is written: the probability of a voice in each window of 512 samples, 64 before it heard too.
+    """`found` (W,) is written: the probability of a voice in each window.
 
     Args:
-        heard: at least 64 + 512 W samples.
-        spectrum: (256, 264) real and imaginary parts, each in 132 columns; this and all matrices are in panels.
-        weight1 to weight4, biases: of the convolutions, (taps x inputs, outputs), inputs of the first one 132.
+        spectrum: (4 W, 129, 2) real and imaginary parts of the spectra of the windows' frames.
+        weight1 to weight4, biases: of the convolutions, (taps x inputs, outputs), in panels as all matrices.
         weight_in, bias, weight_back: (128, 512), (512,), (128, 512) of the recurrent cell; gates i, f, g, o.
         out: (129,) the last map and its bias.
         hidden, cell: (128,) before the chunk; after it when this returns.
     """
     windows, one = len(found), np.ones(512, np.float32)
-    zeros = np.zeros(512, np.float32)
-    frames = np.empty((4 * windows, FRAME), np.float32)
+    x1 = np.zeros((4 * windows, 3 * BANDS), np.float32)
+    row = np.empty(BANDS, np.float32)
     for w in range(windows):
         for t in range(4):
-            for i in range(FRAME):
-                at = t * STEP + i
-                frames[4 * w + t, i] = heard[512 * w + (at if at < 576 else 1150 - at)]  # reflected at its end
-    lines = np.empty((4 * windows, 2 * PADDED), np.float32)
-    product(frames, spectrum, one[: 2 * PADDED], zeros[: 2 * PADDED], lines)
-    x1 = np.zeros((4 * windows, 3 * PADDED), np.float32)
-    for w in range(windows):
-        for t in range(4):
-            row = lines[4 * w + t]
-            for c in range(PADDED):
-                row[c] = np.sqrt(row[c] * row[c] + row[PADDED + c] * row[PADDED + c])
+            for c in range(BANDS):
+                row[c] = np.sqrt(spectrum[4 * w + t, c, 0] ** 2 + spectrum[4 * w + t, c, 1] ** 2)
             for k in range(3):
                 to = t + 1 - k
                 if 0 <= to < 4:
-                    x1[4 * w + to, k * PADDED : (k + 1) * PADDED] = row[:PADDED]
+                    x1[4 * w + to, k * BANDS : (k + 1) * BANDS] = row
     y1 = np.empty((4 * windows, 128), np.float32)
     product(x1, weight1, one[:128], bias1, y1)
     x2 = np.zeros((2 * windows, 3 * 128), np.float32)
@@ -92,7 +96,7 @@ def probabilities(
     for w in range(windows):
         for c in range(128):
             y4[w, c] = max(y4[w, c], np.float32(0))
-    gates, row, back = (
+    gates, before, back = (
         np.empty((windows, 512), np.float32),
         np.empty((1, 128), np.float32),
         np.empty((1, 512), np.float32),
@@ -100,8 +104,8 @@ def probabilities(
     product(y4, weight_in, one, bias, gates)
     squashed = np.empty(128, np.float32)
     for w in range(windows):
-        row[0] = hidden
-        product(row, weight_back, one, gates[w], back)
+        before[0] = hidden
+        product(before, weight_back, one, gates[w], back)
         gate = back[0]
         sigmoid(gate[:256], np.float32(1), gate[:256])
         sigmoid(gate[256:384], np.float32(2), gate[256:384])  # tanh(x) = 2 sigmoid(2 x) - 1
