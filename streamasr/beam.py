@@ -25,7 +25,6 @@ from streamasr.tree import (
     CREATED,
     FACTOR,
     FRAME,
-    FRESH,
     LAST,
     LEAP,
     PARENT,
@@ -40,6 +39,7 @@ from streamasr.tree import (
     find,
     free,
     grow,
+    moved,
     part,
     release,
 )
@@ -132,9 +132,29 @@ def _stay(s: Arrays, w: Scratch) -> int:
 
 
 @inner
-def _extend(s: Arrays, m: Models, count: int, w: Scratch) -> int:
+def _best(count: int, w: Scratch) -> float:
+    """The highest score of the prefixes chosen so far."""
+    return w.sums[0, SCORE] if count > 0 else 0.0  # type: ignore[no-any-return]
+
+
+@inner
+def _floor(count: int, drop: float, w: Scratch) -> float:
+    """What a prefix must have more than to be among those that are kept in the end."""
+    worst = w.sums[count - 1, SCORE] if count == w.sums.shape[0] else 0.0
+    return max(worst, _best(count, w) * drop)
+
+
+@inner
+def _reached(s: Arrays, entry: int, node: int, token: int, w: Scratch) -> float:
+    """The mass of alignments that go from the prefix `node`, in the beam at `entry`, to one token more."""
+    mass = s.masses[entry, 0] if s.nodes[node, TOKEN] == token else s.masses[entry, 0] + s.masses[entry, 1]
+    return mass * w.odds[token]  # type: ignore[no-any-return]
+
+
+@inner
+def _extend(s: Arrays, m: Models, count: int, drop: float, w: Scratch) -> int:
     """Offer the prefixes one token longer that are not in the beam. Returns the number of prefixes chosen."""
-    width, vocabulary = w.sums.shape[0], w.odds.shape[0]
+    vocabulary = w.odds.shape[0]
     scored = m.lm.trie_best.shape[0] > 0 or m.following.shape[0] > 0
     loudest = 0.0
     for token in range(vocabulary):
@@ -144,20 +164,21 @@ def _extend(s: Arrays, m: Models, count: int, w: Scratch) -> int:
         node = np.int64(s.beam[i])
         whole = s.masses[i, 0] + s.masses[i, 1]
         rise, leap = s.values[node, RISE], s.values[node, LEAP]
-        if count == width and whole * loudest * max(rise, leap) <= w.sums[width - 1, SCORE]:
+        if whole * loudest * max(rise, leap) <= _floor(count, drop, w):
             continue
         for token in range(vocabulary):
             if token == BLANK or w.odds[token] == 0.0:
                 continue
-            score = (s.masses[i, 0] if s.nodes[node, TOKEN] == token else whole) * w.odds[token]
+            score = _reached(s, i, node, token, w)
             bound = score * (leap if token == m.space else rise)
-            if count == width and bound <= w.sums[width - 1, SCORE]:
+            if bound <= _floor(count, drop, w):
                 continue
             longer = find(s, node, token)
             if longer >= 0 and s.nodes[longer, SLOT] >= 0:
                 continue
             if scored:
-                score *= np.exp(gain(s, m, node, token))
+                least = np.log(_best(count, w) / score) + m.trust
+                score *= np.exp(gain(s, m, node, token, least))
             count = _offer(w, count, score, i, token)
     return count
 
@@ -185,7 +206,7 @@ def _replace(s: Arrays, m: Models, count: int, drop: float, w: Scratch) -> None:
             node = np.int64(find(s, parent, token))
             if node < 0:
                 node = grow(s, parent, token)
-                inherit(s, m, parent, node, token)
+                inherit(s, m, parent, node, token, w.sums[k, SCORE] / _reached(s, source, parent, token, w))
         s.beam[k] = node
         s.nodes[node, SLOT] = k
         s.nodes[node, USES] += 1
@@ -289,7 +310,9 @@ def _settle(s: Arrays, m: Models) -> None:
     """Score the hypotheses as complete texts and bring the best to the front."""
     best, highest = np.int64(0), 0.0
     for i in range(s.clock[COUNT]):
-        factor = np.exp(parting(s, m, s.beam[i]))
+        mass = s.masses[i, 0] + s.masses[i, 1]
+        least = np.log(highest / mass) + m.trust if highest > 0.0 and mass > 0.0 else -np.inf
+        factor = np.exp(parting(s, m, s.beam[i], least))
         s.masses[i, 0] *= factor
         s.masses[i, 1] *= factor
         mass = s.masses[i, 0] + s.masses[i, 1]
@@ -317,17 +340,6 @@ def _fault(rows: NDArray[np.float32]) -> int:
     return FINE
 
 
-@maker
-def _moved(s: Arrays, frames: int) -> Arrays:
-    """A copy of the state, with room for the nodes that `frames` may add."""
-    width, held, used = s.beam.shape[0], s.recent.shape[0], s.clock[FRESH]
-    room = min(used + width * frames, width * (held + 1)) + 1
-    nodes = np.empty((room, s.nodes.shape[1]), np.int32)
-    values = np.empty((room, s.values.shape[1]))
-    nodes[:used], values[:used] = s.nodes[:used], s.values[:used]
-    return Arrays(nodes, values, s.beam.copy(), s.masses.copy(), s.recent.copy(), s.clock.copy(), s.scale.copy())
-
-
 @inner
 def _run(
     log_probs: NDArray[np.float32], s: Arrays, options: Options, m: Models, out: NDArray[np.float64], w: Scratch
@@ -341,7 +353,7 @@ def _run(
         for token in range(log_probs.shape[1]):
             kept[token] = row[token]
         top = _emit(row, options, width == 1, w)
-        count = _extend(s, m, _stay(s, w), w)
+        count = _extend(s, m, _stay(s, w), options.drop, w)
         _replace(s, m, count, options.drop, w)
         s.scale[0] += top + np.log(w.sums[0, SCORE])
         s.clock[FRAME] += 1
@@ -364,7 +376,7 @@ def search(
     fault = _fault(log_probs)
     if fault != FINE:
         return fault, before, np.empty((0, 4)), 0
-    s = _moved(before, frames)
+    s = moved(before, frames)
     out = np.empty((frames + s.recent.shape[0], 4))
     filled = _run(log_probs, s, options, m, out, _scratch(s.beam.shape[0], s.recent.shape[0], vocabulary))
     return FINE, s, out, filled

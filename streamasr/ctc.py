@@ -18,13 +18,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streamasr import beam, tree
+from streamasr import beam, memories, tree
 from streamasr.compiled import chosen
 from streamasr.config import BeamConfig
 from streamasr.errors import DecoderError
 from streamasr.gains import Models
 from streamasr.hotwords import build
-from streamasr.lm import LanguageModel, LmTables
+from streamasr.lm import START, LanguageModel, LmTables
 from streamasr.text import ALPHABET, Vocab
 
 FRAME_S = 0.04
@@ -110,7 +110,11 @@ class Decoder:
             phrases.pending,
             phrases.paid,
             tables,
+            float(self.config.rnn),
+            float(self.config.rnn_drop),
+            memories.tables(lm.rnn if lm and width > 1 and self.config.rnn else None, lm.words if lm else (), tables),
         )
+        self._first = memories.first(self._models.rnn)
         arrays = self.start().arrays
         self._search = chosen(beam.search, arrays.recent, arrays, self._options, self._models)
         self._best = chosen(beam.trace, arrays, self._models, False, np.empty((0, 4)))
@@ -126,6 +130,8 @@ class Decoder:
             recent=np.zeros((self._tail + 1, self._tokens), np.float32),
             clock=np.zeros(tree.CLOCK_FIELDS, np.int64),
             scale=np.zeros(1),
+            slots=np.zeros((1, tree.SLOT_FIELDS), np.int32),
+            memories=np.zeros((1, len(self._first)), np.float32),
         )
         return BeamState(self._plant(arrays, token=-1, ended=1.0, running=0.0, frame=0, last=-1))
 
@@ -236,7 +242,10 @@ class Decoder:
         arrays.values[0, [tree.RISE, tree.LEAP]] = math.exp(self._models.rise)
         arrays.beam[0] = 0
         arrays.masses[0] = ended, running
-        arrays.clock[:] = frame, 1, 0, -1, 1, last
+        arrays.clock[:] = frame, 1, 0, -1, 1, last, -1, 1
+        arrays.nodes[0, tree.MEMORY] = 0 if len(self._first) else -1
+        if len(self._first):
+            arrays.slots[0], arrays.memories[0] = (1, -1, START, 1), self._first
         arrays.scale[0] = 0.0
         return arrays
 
@@ -266,7 +275,15 @@ def no_tables() -> LmTables:
 
 
 def _copy(arrays: tree.Arrays) -> tree.Arrays:
-    return tree.Arrays(*(array.copy() for array in arrays))
+    """The same, with nothing but what is in use."""
+    nodes, slots = int(arrays.clock[tree.FRESH]), int(arrays.clock[tree.UNTOUCHED])
+    used = arrays._replace(
+        nodes=arrays.nodes[:nodes],
+        values=arrays.values[:nodes],
+        slots=arrays.slots[:slots],
+        memories=arrays.memories[:slots],
+    )
+    return tree.Arrays(*(array.copy() for array in used))
 
 
 def _check(config: BeamConfig, frame_s: float) -> None:
@@ -283,6 +300,8 @@ def _check(config: BeamConfig, frame_s: float) -> None:
         ("unknown", "0 or less", lambda x: -math.inf < x <= 0),
         ("blank", "-20 to 20", lambda x: -20 <= x <= 20),
         ("prior", "0 to 1", lambda x: 0 <= x <= 1),
+        ("rnn", "0 to below 1", lambda x: 0 <= x < 1),
+        ("rnn_drop", "a number below 0", lambda x: x < 0),
         *((f"confidence_{name}", "a finite number", math.isfinite) for name in ("bias", "agreed", "peak")),
     ]
     for name, expected, fits in rules:

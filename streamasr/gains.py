@@ -14,19 +14,24 @@ from numpy.typing import NDArray
 
 from streamasr.compiled import inner
 from streamasr.lm import LmTables, child, score, score_unknown, word_at
+from streamasr.memories import RnnTables, log_prob, mixed, settle
+from streamasr.ngram import UNKNOWN
 from streamasr.tree import (
     AFTER,
     ENDING,
     FACTOR,
     HISTORY,
+    HOLDERS,
     LEAP,
     LETTERS,
+    MEMORY,
     PENDING,
     PHRASE,
     RISE,
     UNKNOWN_YET,
     WORD,
     Arrays,
+    remember,
 )
 
 
@@ -42,6 +47,9 @@ class Models(NamedTuple):
     pending: NDArray[np.float64]  # (S,)
     paid: NDArray[np.float64]  # (S,)
     lm: LmTables
+    share: float  # of the recurrent language model in a word's probability
+    trust: float  # log-share of the best that a prefix needs for that model to be asked
+    rnn: RnnTables
 
 
 @inner
@@ -52,8 +60,11 @@ def _pending(m: Models, word: int, letters: int) -> float:
 
 
 @inner
-def ending(s: Arrays, m: Models, node: int) -> float:
-    """The language model's log-gain where the word of `node` ends."""
+def ending(s: Arrays, m: Models, node: int, least: float) -> float:
+    """The language model's log-gain where the word of `node` ends.
+
+    Where the n-grams give less than `least`, the recurrent model is not asked.
+    """
     if m.lm.trie_best.shape[0] == 0:
         return 0.0
     if s.values[node, ENDING] == UNKNOWN_YET:
@@ -64,6 +75,12 @@ def ending(s: Arrays, m: Models, node: int) -> float:
             word = word_at(m.lm, fields[WORD])
             if word >= 0:
                 gained, after = score(m.lm, fields[HISTORY], word)
+                fields[AFTER] = after
+                if fields[MEMORY] >= 0:
+                    likely = m.alpha * gained + m.beta - s.values[node, PENDING]
+                    if likely < least:
+                        return likely  # type: ignore[no-any-return]
+                    gained = mixed(log_prob(s, m.rnn, np.int64(fields[MEMORY]), word), gained, m.share)
             else:
                 gained, after = score_unknown(m.lm, fields[HISTORY], fields[LETTERS])
             gained = m.alpha * gained + m.beta - s.values[node, PENDING]
@@ -73,12 +90,12 @@ def ending(s: Arrays, m: Models, node: int) -> float:
 
 
 @inner
-def gain(s: Arrays, m: Models, node: int, token: int) -> float:
-    """The log-gain of the prefix `node` where `token` follows."""
+def gain(s: Arrays, m: Models, node: int, token: int, least: float) -> float:
+    """The log-gain of the prefix `node` where `token` follows; `least`: as in `ending`."""
     gained = 0.0
     if m.lm.trie_best.shape[0] > 0:
         if token == m.space:
-            gained = ending(s, m, node)
+            gained = ending(s, m, node, least - m.rise)
         else:
             fields = s.nodes[node]
             longer = _pending(m, child(m.lm, fields[WORD], token), fields[LETTERS] + 1)
@@ -91,9 +108,12 @@ def gain(s: Arrays, m: Models, node: int, token: int) -> float:
 
 
 @inner
-def parting(s: Arrays, m: Models, node: int) -> float:
-    """The log-gain where the text ends after the prefix `node`: words end, and phrases that have begun are given up."""
-    gained = ending(s, m, node)
+def parting(s: Arrays, m: Models, node: int, least: float) -> float:
+    """The log-gain where the text ends after the prefix `node`: words end, and phrases that have begun are given up.
+
+    `least`: as in `ending`.
+    """
+    gained = ending(s, m, node, least - m.rise)
     if m.following.shape[0] > 0:
         now = s.nodes[node, PHRASE]
         gained += m.paid[m.following[now, m.space]] - m.pending[now]
@@ -101,14 +121,27 @@ def parting(s: Arrays, m: Models, node: int) -> float:
 
 
 @inner
-def inherit(s: Arrays, m: Models, parent: int, node: int, token: int) -> None:
-    """Fill in the scores of the new child `node` of `parent`."""
+def _held(s: Arrays, m: Models, parent: int, token: int) -> int:
+    """The slot that the child of `parent` holds."""
+    slot = np.int64(s.nodes[parent, MEMORY])
+    if slot >= 0 and token == m.space and s.nodes[parent, LETTERS] > 0:
+        word = word_at(m.lm, s.nodes[parent, WORD])
+        settle(s, m.rnn, slot)
+        return remember(s, slot, m.rnn.number[word] if word >= 0 else UNKNOWN)
+    if slot >= 0:
+        s.slots[slot, HOLDERS] += 1
+    return slot  # type: ignore[no-any-return]
+
+
+@inner
+def inherit(s: Arrays, m: Models, parent: int, node: int, token: int, factor: float) -> None:
+    """Fill in the scores of the new child `node` of `parent`, which gained `factor`."""
     old, new, values = s.nodes[parent], s.nodes[node], s.values[node]
     values[FACTOR], values[RISE], values[LEAP] = 1.0, 1.0, 1.0
     known, listed = m.lm.trie_best.shape[0] > 0, m.following.shape[0] > 0
     if not known and not listed:
         return
-    values[FACTOR] = np.exp(gain(s, m, parent, token))
+    values[FACTOR] = factor
     values[PENDING], values[ENDING] = 0.0, UNKNOWN_YET
     rise, leap = 0.0, 0.0
     if known:
@@ -119,6 +152,7 @@ def inherit(s: Arrays, m: Models, parent: int, node: int, token: int) -> None:
             values[PENDING] = _pending(m, new[WORD], new[LETTERS])
             rise = max(0.0, _pending(m, -1, new[LETTERS] + 1) - values[PENDING])
             leap = max(0.0, m.beta - values[PENDING])
+        new[MEMORY] = _held(s, m, parent, token)
     if listed:
         new[PHRASE] = m.following[old[PHRASE], token]
         rise, leap = rise + m.rise, leap + m.rise

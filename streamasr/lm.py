@@ -37,6 +37,7 @@ from streamasr.kenlm_file import MAGIC, read_kenlm
 from streamasr.lexicon import descend, spell
 from streamasr.lm_file import Stored, read_small, write_small
 from streamasr.ngram import END, SPECIALS, START, UNKNOWN, Trie, build, find, ngrams
+from streamasr.rnn_lm import RnnLm, read_rnn
 from streamasr.text import ALPHABET
 
 __all__ = [
@@ -137,7 +138,10 @@ def _score_all(tables: LmTables, words: NDArray[np.int64]) -> NDArray[np.float64
 
 
 class LanguageModel:
-    """A word n-gram model: `words[n]` is word number n, `order` the length of its longest n-grams."""
+    """A word n-gram model: `words[n]` is word number n, `order` the length of its longest n-grams.
+
+    `rnn`: a recurrent model that the beam mixes in, or None.
+    """
 
     def __init__(
         self,
@@ -145,7 +149,9 @@ class LanguageModel:
         trie: Trie,
         unknown_per_letter: float = UNKNOWN_PER_LETTER,
         about: dict[str, Any] | None = None,
+        rnn: RnnLm | None = None,
     ) -> None:
+        self.rnn = rnn
         self.words, self.counts, self.order, self.about = tuple(words), trie.counts, len(trie.counts), about or {}
         self._trie = trie
         lexicon = spell(list(words), trie.log_prob[1 : 1 + len(words)], len(SPECIALS))
@@ -164,7 +170,7 @@ class LanguageModel:
         try:
             if path.is_dir():
                 stored = read_small(path)
-                return cls(stored.words, stored.trie, stored.unknown_per_letter, stored.about)
+                return cls(stored.words, stored.trie, stored.unknown_per_letter, stored.about, read_rnn(path))
             with path.open("rb") as file:
                 binary = file.read(len(MAGIC)) == MAGIC
             words, levels = read_kenlm(path) if binary else read_arpa(path)

@@ -11,14 +11,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streamasr.compiled import inner
+from streamasr.compiled import inner, maker
 
-PARENT, TOKEN, USES, CREATED, CHILD, SIBLING, SLOT, HISTORY, AFTER, WORD, LETTERS, PHRASE = range(12)
-NODE_FIELDS = 12
+PARENT, TOKEN, USES, CREATED, CHILD, SIBLING, SLOT, HISTORY, AFTER, WORD, LETTERS, PHRASE, MEMORY = range(13)
+NODE_FIELDS = 13
 AGREED, FACTOR, PENDING, ENDING, RISE, LEAP = range(6)
 VALUE_FIELDS = 6
-FRAME, COUNT, ROOT, FREE, FRESH, LAST = range(6)
-CLOCK_FIELDS = 6
+FRAME, COUNT, ROOT, FREE, FRESH, LAST, VACANT, UNTOUCHED = range(8)
+CLOCK_FIELDS = 8
+HOLDERS, BEFORE, HEARD, READY = range(4)
+SLOT_FIELDS = 4
 UNKNOWN_YET = -1e300
 
 
@@ -27,11 +29,15 @@ class Arrays(NamedTuple):
 
     Columns of `nodes`: PARENT; TOKEN; USES, children and a hypothesis; CREATED, a frame; CHILD and SIBLING, the list
     of children; SLOT, place in the beam or -1; HISTORY and AFTER, the language model's state before and after the word
-    that grows here; WORD, the lexicon's node; LETTERS of that word; PHRASE, the hotwords' state.
+    that grows here; WORD, the lexicon's node; LETTERS of that word; PHRASE, the hotwords' state; MEMORY, the slot of
+    what the recurrent language model remembers before that word, or -1.
     Columns of `values`: AGREED, of a space, the share of hypotheses with the word before it, or -1; FACTOR of the
     scores that this token gained; PENDING, the part of its log that holds only while the word grows; ENDING, the
     log-gain of a space that follows, or UNKNOWN_YET; RISE and LEAP, bounds of the factors of any letter and of a space
     that follow.
+    Columns of `slots`: HOLDERS, nodes and slots; BEFORE, the slot of the text one word shorter for as long as that is
+    needed, then -1; HEARD, the last word; READY, whether its row of `memories` is written. See that module.
+    `clock`: frames; hypotheses; root; free nodes; nodes used; frame of the last commit; free slots; slots used.
     """
 
     nodes: NDArray[np.int32]  # (N, NODE_FIELDS)
@@ -39,8 +45,32 @@ class Arrays(NamedTuple):
     beam: NDArray[np.int32]  # (W,) nodes of the hypotheses, best first
     masses: NDArray[np.float64]  # (W, 2) of alignments that end in a blank, in the last token; the best has about 1
     recent: NDArray[np.float32]  # (R, V) log-probabilities of the last frames, frame t in row t modulo R
-    clock: NDArray[np.int64]  # (CLOCK_FIELDS,) frames; hypotheses; root; free nodes; unused; frame of the last commit
+    clock: NDArray[np.int64]  # (CLOCK_FIELDS,), see below
     scale: NDArray[np.float64]  # (1,) log of what was divided out of the masses
+    slots: NDArray[np.int32]  # (S, SLOT_FIELDS)
+    memories: NDArray[np.float32]  # (S, numbers of a memory)
+
+
+@maker
+def moved(s: Arrays, frames: int) -> Arrays:
+    """A copy of the state, with room for what `frames` may add.
+
+    There are at most twice as many slots as nodes: those that nodes hold, and those that these still need.
+    """
+    width, held, used, kept = s.beam.shape[0], s.recent.shape[0], s.clock[FRESH], s.clock[UNTOUCHED]
+    room = min(used + width * frames, width * (held + 1)) + 1
+    nodes, values = np.empty((room, s.nodes.shape[1]), np.int32), np.empty((room, s.values.shape[1]))
+    nodes[:used], values[:used] = s.nodes[:used], s.values[:used]
+    numbers = s.memories.shape[1]
+    more = max(kept, min(kept + 2 * width * frames, 2 * room)) if numbers > 0 else 0
+    slots, memories = np.empty((more, s.slots.shape[1]), np.int32), np.empty((more, numbers), np.float32)
+    if numbers > 0:
+        slots[:kept] = s.slots[:kept]
+        for slot in range(kept):
+            if slots[slot, READY] == 1:
+                memories[slot] = s.memories[slot]
+    copies = s.beam.copy(), s.masses.copy(), s.recent.copy(), s.clock.copy(), s.scale.copy()
+    return Arrays(nodes, values, *copies, slots, memories)
 
 
 @inner
@@ -58,12 +88,43 @@ def grow(s: Arrays, parent: int, token: int) -> int:
     s.nodes[parent, CHILD] = node
     s.nodes[parent, USES] += 1
     s.values[node, AGREED] = -1.0
+    fields[MEMORY] = -1
     return node  # type: ignore[no-any-return]
+
+
+@inner
+def remember(s: Arrays, before: int, heard: int) -> int:
+    """A new slot for the text of slot `before` and one word more, with one holder; -1 where there is no room."""
+    slot = s.clock[VACANT]
+    if slot >= 0:
+        s.clock[VACANT] = s.slots[slot, BEFORE]
+    elif s.clock[UNTOUCHED] == s.slots.shape[0]:
+        return -1
+    else:
+        slot = s.clock[UNTOUCHED]
+        s.clock[UNTOUCHED] += 1
+    s.slots[slot, HOLDERS], s.slots[slot, BEFORE], s.slots[slot, HEARD], s.slots[slot, READY] = 1, before, heard, 0
+    s.slots[before, HOLDERS] += 1
+    return slot  # type: ignore[no-any-return]
+
+
+@inner
+def drop(s: Arrays, slot: int) -> None:
+    """One holder of a slot (-1: of none) less; where that was the last one, it is given back."""
+    while slot >= 0:
+        s.slots[slot, HOLDERS] -= 1
+        if s.slots[slot, HOLDERS] > 0:
+            return
+        before = np.int64(s.slots[slot, BEFORE])
+        s.slots[slot, BEFORE], s.slots[slot, READY] = s.clock[VACANT], 0
+        s.clock[VACANT] = slot
+        slot = before
 
 
 @inner
 def free(s: Arrays, node: int) -> None:
     """Give the row of a node back."""
+    drop(s, np.int64(s.nodes[node, MEMORY]))
     s.nodes[node, USES] = -1
     s.nodes[node, PARENT] = s.clock[FREE]
     s.clock[FREE] = node

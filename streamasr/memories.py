@@ -1,0 +1,123 @@
+"""What the recurrent language model remembers of the histories in a beam: worked out when it is first asked for.
+
+A memory belongs to a text that ends in a space. The nodes whose word grows after that text hold it; it is given back
+when the last of them is gone. One that nobody has asked for knows only the memory before it, which it holds, and the
+last word.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamasr.compiled import inner
+from streamasr.lm import LmTables
+from streamasr.lstm_cpu import advance, product_of
+from streamasr.ngram import SPECIALS, START, UNKNOWN
+from streamasr.rnn_lm import RnnLm
+from streamasr.tree import BEFORE, HEARD, READY, Arrays, drop
+
+Floats = NDArray[np.float32]
+
+
+class RnnTables(NamedTuple):
+    """A `RnnLm` as compiled code reads it; arrays of length 0 where there is none."""
+
+    number: NDArray[np.int32]  # (N,) of the n-grams' words in the recurrent model
+    share: Floats  # (N,) log-share of what the recurrent model calls unknown, 0 for the words that it knows
+    embedding: NDArray[np.int8]  # (V, D)
+    scale: Floats  # (V,)
+    bias: Floats  # (V,)
+    gates: NDArray[Any]
+    gates_scale: Floats
+    gates_bias: Floats
+    out: NDArray[Any]
+    out_scale: Floats
+    out_bias: Floats
+
+
+def tables(rnn: RnnLm | None, words: tuple[str, ...], lm: LmTables) -> RnnTables:
+    """Lay a model out; `words` and `lm` are those of the n-grams."""
+    from streamasr.dense_cpu import laid_out
+
+    if rnn is None:
+        none, nothing = np.zeros(0, np.float32), laid_out(np.zeros((1, 1), np.int8))
+        number = np.zeros(0, np.int32)
+        return RnnTables(number, none, np.zeros((0, 0), np.int8), none, none, nothing, none, none, nothing, none, none)
+    known = {word: at for at, word in enumerate(rnn.words) if at >= len(SPECIALS)}
+    number = np.array([at if at < len(SPECIALS) else known.get(word, UNKNOWN) for at, word in enumerate(words)])
+    unigrams = np.exp(lm.log_prob[1 : 1 + len(words)].astype(np.float64))
+    beyond = number == UNKNOWN
+    beyond[: len(SPECIALS)] = False
+    share = np.zeros(len(words), np.float32)
+    share[beyond] = np.log(unigrams[beyond] / max(unigrams[beyond].sum(), 1e-30))
+    gates, out = (laid_out(np.ascontiguousarray(matrix.T)) for matrix in (rnn.gates, rnn.out))
+    return RnnTables(
+        number.astype(np.int32),
+        share,
+        rnn.embedding,
+        rnn.scale,
+        rnn.bias,
+        gates,
+        rnn.gates_scale,
+        rnn.gates_bias,
+        out,
+        rnn.out_scale,
+        rnn.out_bias,
+    )
+
+
+def row_size(rnn: RnnTables) -> int:
+    """Numbers of one memory: hidden and cell state, and the vector that words are multiplied with."""
+    return len(rnn.gates_bias) // 2 + int(rnn.embedding.shape[1])
+
+
+def first(r: RnnTables) -> Floats:
+    """The memory of a text that is about to begin."""
+    memory = np.zeros(row_size(r), np.float32)
+    if len(memory):
+        advance(r.embedding[START], r.scale[START], np.zeros_like(memory), *r[5:], memory)
+    return memory
+
+
+@inner
+def _recall(s: Arrays, r: RnnTables, wanted: int) -> None:
+    """Work a memory out, and those before it that it needs."""
+    while s.slots[wanted, READY] == 0:
+        at = np.int64(wanted)
+        while s.slots[s.slots[at, BEFORE], READY] == 0:
+            at = np.int64(s.slots[at, BEFORE])
+        before, heard = np.int64(s.slots[at, BEFORE]), s.slots[at, HEARD]
+        matrices = (r.gates, r.gates_scale, r.gates_bias, r.out, r.out_scale, r.out_bias)
+        advance(r.embedding[heard], r.scale[heard], s.memories[before], *matrices, s.memories[at])
+        s.slots[at, READY], s.slots[at, BEFORE] = 1, -1
+        drop(s, before)
+
+
+@inner
+def settle(s: Arrays, r: RnnTables, slot: int) -> None:
+    """Work out what `slot` needs, so that there are never more than two in a row that nobody has asked for."""
+    before = np.int64(s.slots[slot, BEFORE])
+    if s.slots[slot, READY] == 0 and s.slots[before, READY] == 0:
+        _recall(s, r, before)
+
+
+@inner
+def log_prob(s: Arrays, r: RnnTables, slot: int, word: int) -> float:
+    """log p of a word, as the n-grams number it, after the text whose memory is `slot`."""
+    _recall(s, r, slot)
+    number = r.number[word]
+    vector = s.memories[slot][s.memories.shape[1] - r.embedding.shape[1] :]
+    logit = product_of(vector, r.embedding[number]) * r.scale[number] + r.bias[number]
+    return min(np.float64(logit), 0.0) + r.share[word]  # type: ignore[no-any-return]
+
+
+@inner
+def mixed(rnn: float, ngrams: float, share: float) -> float:
+    """log of the mean of two probabilities, given by their logs; `share` is the weight of the first."""
+    high, low = max(rnn, ngrams), min(rnn, ngrams)
+    first = share if rnn >= ngrams else 1.0 - share
+    return high + math.log(first + (1.0 - first) * math.exp(low - high))
