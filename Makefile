@@ -13,7 +13,7 @@ WARM := @echo "Compiling decoder and network, once" && $(PYTHON) -c "from stream
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=8589934592 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 ARGS ?=
 
-.PHONY: help listen doctor setup check lint types imports test train lm soak recording wheel clean
+.PHONY: help listen doctor setup check lint types imports test train lm rnn-lm soak recording wheel clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
@@ -48,6 +48,9 @@ train: .venv/develop.stamp ## train a model by the recipe
 
 lm: .venv/develop.stamp ## estimate the language model
 	$(PYTHON) -m train.lm $(ARGS)
+
+rnn-lm: .venv/develop.stamp ## train the recurrent language model beside it
+	$(PYTHON) -m train.rnn_lm $(ARGS)
 
 soak: .venv/develop.stamp ## an hour of stream against the clips alone; ARGS="--hours 10", SETS="MANIFEST ..."
 	$(PYTHON) -m benchmarks.soak $(or $(SETS),../shared/corpus/dev/read ../shared/corpus/dev/crowd) $(ARGS)

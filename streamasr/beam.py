@@ -134,7 +134,7 @@ def _stay(s: Arrays, w: Scratch) -> int:
 @inner
 def _best(count: int, w: Scratch) -> float:
     """The highest score of the prefixes chosen so far."""
-    return w.sums[0, SCORE] if count > 0 else 0.0  # type: ignore[no-any-return]
+    return w.sums[0, SCORE] if count > 0 else 0.0
 
 
 @inner

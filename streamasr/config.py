@@ -83,7 +83,7 @@ class BeamConfig:
     """
 
     width: int = 256
-    prune: float = -6.0
+    prune: float = -5.0
     prune_alone: float = -4.0
     tail_s: float = 2.0
     drop: float = -12.0

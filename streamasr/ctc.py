@@ -112,7 +112,7 @@ class Decoder:
             tables,
             float(self.config.rnn),
             float(self.config.rnn_drop),
-            memories.tables(lm.rnn if lm and width > 1 and self.config.rnn else None, lm.words if lm else (), tables),
+            memories.tables(lm if width > 1 and self.config.rnn else None),
         )
         self._first = memories.first(self._models.rnn)
         arrays = self.start().arrays

@@ -66,4 +66,4 @@ def product_of(vector: Floats, word: NDArray[np.int8]) -> float:
     total = np.float32(0)
     for d in range(len(word)):
         total += vector[d] * np.float32(word[d])
-    return total
+    return total  # type: ignore[no-any-return]

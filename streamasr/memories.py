@@ -7,6 +7,7 @@ last word.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -14,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamasr.compiled import inner
-from streamasr.lm import LmTables
+from streamasr.lm import LanguageModel
 from streamasr.lstm_cpu import advance, product_of
 from streamasr.ngram import SPECIALS, START, UNKNOWN
-from streamasr.rnn_lm import RnnLm
 from streamasr.tree import BEFORE, HEARD, READY, Arrays, drop
 
 Floats = NDArray[np.float32]
@@ -39,35 +39,27 @@ class RnnTables(NamedTuple):
     out_bias: Floats
 
 
-def tables(rnn: RnnLm | None, words: tuple[str, ...], lm: LmTables) -> RnnTables:
-    """Lay a model out; `words` and `lm` are those of the n-grams."""
+@functools.lru_cache(maxsize=4)
+def tables(lm: LanguageModel | None) -> RnnTables:
+    """The recurrent model of a language model, laid out; empty where there is none."""
     from streamasr.dense_cpu import laid_out
 
-    if rnn is None:
+    if lm is None or lm.rnn is None:
         none, nothing = np.zeros(0, np.float32), laid_out(np.zeros((1, 1), np.int8))
         number = np.zeros(0, np.int32)
         return RnnTables(number, none, np.zeros((0, 0), np.int8), none, none, nothing, none, none, nothing, none, none)
+    rnn, words = lm.rnn, lm.words
     known = {word: at for at, word in enumerate(rnn.words) if at >= len(SPECIALS)}
     number = np.array([at if at < len(SPECIALS) else known.get(word, UNKNOWN) for at, word in enumerate(words)])
-    unigrams = np.exp(lm.log_prob[1 : 1 + len(words)].astype(np.float64))
+    unigrams = np.exp(lm.tables.log_prob[1 : 1 + len(words)].astype(np.float64))
     beyond = number == UNKNOWN
     beyond[: len(SPECIALS)] = False
     share = np.zeros(len(words), np.float32)
     share[beyond] = np.log(unigrams[beyond] / max(unigrams[beyond].sum(), 1e-30))
     gates, out = (laid_out(np.ascontiguousarray(matrix.T)) for matrix in (rnn.gates, rnn.out))
-    return RnnTables(
-        number.astype(np.int32),
-        share,
-        rnn.embedding,
-        rnn.scale,
-        rnn.bias,
-        gates,
-        rnn.gates_scale,
-        rnn.gates_bias,
-        out,
-        rnn.out_scale,
-        rnn.out_bias,
-    )
+    words_and_biases = rnn.embedding, rnn.scale, rnn.bias
+    matrices = gates, rnn.gates_scale, rnn.gates_bias, out, rnn.out_scale, rnn.out_bias
+    return RnnTables(number.astype(np.int32), share, *words_and_biases, *matrices)
 
 
 def row_size(rnn: RnnTables) -> int:
