@@ -177,7 +177,7 @@ def _extend(s: Arrays, m: Models, count: int, drop: float, w: Scratch) -> int:
             if longer >= 0 and s.nodes[longer, SLOT] >= 0:
                 continue
             if scored:
-                least = np.log(_best(count, w) / score) + m.trust
+                least = np.log(_best(count, w) / score) + m.trust if token == m.space else 0.0
                 score *= np.exp(gain(s, m, node, token, least))
             count = _offer(w, count, score, i, token)
     return count

@@ -238,7 +238,8 @@ class Decoder:
         arrays.nodes[0], arrays.values[0] = 0, 0.0
         fields = [tree.PARENT, tree.CHILD, tree.SIBLING, tree.TOKEN, tree.USES, tree.HISTORY, tree.PHRASE]
         arrays.nodes[0, fields] = -1, -1, -1, token, 1, self._models.lm.start, 0
-        arrays.values[0, [tree.AGREED, tree.FACTOR, tree.ENDING]] = -1.0, 1.0, tree.UNKNOWN_YET
+        fields = [tree.AGREED, tree.FACTOR, tree.ENDING, tree.NGRAMS]
+        arrays.values[0, fields] = -1.0, 1.0, tree.UNKNOWN_YET, tree.UNKNOWN_YET
         arrays.values[0, [tree.RISE, tree.LEAP]] = math.exp(self._models.rise)
         arrays.beam[0] = 0
         arrays.masses[0] = ended, running

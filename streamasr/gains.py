@@ -25,6 +25,7 @@ from streamasr.tree import (
     LEAP,
     LETTERS,
     MEMORY,
+    NGRAMS,
     PENDING,
     PHRASE,
     RISE,
@@ -67,26 +68,28 @@ def ending(s: Arrays, m: Models, node: int, least: float) -> float:
     """
     if m.lm.trie_best.shape[0] == 0:
         return 0.0
-    if s.values[node, ENDING] == UNKNOWN_YET:
-        fields = s.nodes[node]
-        if fields[LETTERS] == 0:
-            gained, after = 0.0, np.int64(fields[HISTORY])
+    values, fields = s.values[node], s.nodes[node]
+    if values[ENDING] != UNKNOWN_YET:
+        return values[ENDING]  # type: ignore[no-any-return]
+    if fields[LETTERS] == 0:
+        fields[AFTER] = fields[HISTORY]
+        values[ENDING] = 0.0
+        return 0.0
+    word = word_at(m.lm, fields[WORD])
+    if values[NGRAMS] == UNKNOWN_YET:
+        if word >= 0:
+            values[NGRAMS], after = score(m.lm, fields[HISTORY], word)
         else:
-            word = word_at(m.lm, fields[WORD])
-            if word >= 0:
-                gained, after = score(m.lm, fields[HISTORY], word)
-                fields[AFTER] = after
-                if fields[MEMORY] >= 0:
-                    likely = m.alpha * gained + m.beta - s.values[node, PENDING]
-                    if likely < least:
-                        return likely  # type: ignore[no-any-return]
-                    gained = mixed(log_prob(s, m.rnn, np.int64(fields[MEMORY]), word), gained, m.share)
-            else:
-                gained, after = score_unknown(m.lm, fields[HISTORY], fields[LETTERS])
-            gained = m.alpha * gained + m.beta - s.values[node, PENDING]
+            values[NGRAMS], after = score_unknown(m.lm, fields[HISTORY], fields[LETTERS])
         fields[AFTER] = after
-        s.values[node, ENDING] = gained
-    return s.values[node, ENDING]  # type: ignore[no-any-return]
+    gained = values[NGRAMS]
+    if word >= 0 and fields[MEMORY] >= 0:
+        likely = m.alpha * gained + m.beta - values[PENDING]
+        if likely < least:
+            return likely  # type: ignore[no-any-return]
+        gained = mixed(log_prob(s, m.rnn, np.int64(fields[MEMORY]), word), gained, m.share)
+    values[ENDING] = m.alpha * gained + m.beta - values[PENDING]
+    return values[ENDING]  # type: ignore[no-any-return]
 
 
 @inner
@@ -142,7 +145,7 @@ def inherit(s: Arrays, m: Models, parent: int, node: int, token: int, factor: fl
     if not known and not listed:
         return
     values[FACTOR] = factor
-    values[PENDING], values[ENDING] = 0.0, UNKNOWN_YET
+    values[PENDING], values[ENDING], values[NGRAMS] = 0.0, UNKNOWN_YET, UNKNOWN_YET
     rise, leap = 0.0, 0.0
     if known:
         if token == m.space:

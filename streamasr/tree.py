@@ -15,8 +15,8 @@ from streamasr.compiled import inner, maker
 
 PARENT, TOKEN, USES, CREATED, CHILD, SIBLING, SLOT, HISTORY, AFTER, WORD, LETTERS, PHRASE, MEMORY = range(13)
 NODE_FIELDS = 13
-AGREED, FACTOR, PENDING, ENDING, RISE, LEAP = range(6)
-VALUE_FIELDS = 6
+AGREED, FACTOR, PENDING, ENDING, RISE, LEAP, NGRAMS = range(7)
+VALUE_FIELDS = 7
 FRAME, COUNT, ROOT, FREE, FRESH, LAST, VACANT, UNTOUCHED = range(8)
 CLOCK_FIELDS = 8
 HOLDERS, BEFORE, HEARD, READY = range(4)
@@ -34,7 +34,7 @@ class Arrays(NamedTuple):
     Columns of `values`: AGREED, of a space, the share of hypotheses with the word before it, or -1; FACTOR of the
     scores that this token gained; PENDING, the part of its log that holds only while the word grows; ENDING, the
     log-gain of a space that follows, or UNKNOWN_YET; RISE and LEAP, bounds of the factors of any letter and of a space
-    that follow.
+    that follow; NGRAMS, what the n-grams alone say of the word that ends here, or UNKNOWN_YET.
     Columns of `slots`: HOLDERS, nodes and slots; BEFORE, the slot of the text one word shorter for as long as that is
     needed, then -1; HEARD, the last word; READY, whether its row of `memories` is written. See that module.
     `clock`: frames; hypotheses; root; free nodes; nodes used; frame of the last commit; free slots; slots used.
