@@ -42,6 +42,7 @@ from streamasr.tree import (
     moved,
     part,
     release,
+    trimmed,
 )
 
 BLANK = 0
@@ -154,9 +155,8 @@ def _reached(s: Arrays, entry: int, node: int, token: int, w: Scratch) -> float:
 @inner
 def _extend(s: Arrays, m: Models, count: int, drop: float, w: Scratch) -> int:
     """Offer the prefixes one token longer that are not in the beam. Returns the number of prefixes chosen."""
-    vocabulary = w.odds.shape[0]
+    vocabulary, loudest = w.odds.shape[0], 0.0
     scored = m.lm.trie_best.shape[0] > 0 or m.following.shape[0] > 0
-    loudest = 0.0
     for token in range(vocabulary):
         if token != BLANK and w.odds[token] > loudest:
             loudest = w.odds[token]
@@ -379,7 +379,7 @@ def search(
     s = moved(before, frames)
     out = np.empty((frames + s.recent.shape[0], 4))
     filled = _run(log_probs, s, options, m, out, _scratch(s.beam.shape[0], s.recent.shape[0], vocabulary))
-    return FINE, s, out, filled
+    return FINE, trimmed(s), out, filled
 
 
 @entry

@@ -52,6 +52,19 @@ class Arrays(NamedTuple):
 
 
 @maker
+def _remembered(s: Arrays, room: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Copies of slots and memories, with `room` rows; of the memories only those that are written."""
+    kept = min(s.clock[UNTOUCHED], room)
+    slots = np.empty((room, s.slots.shape[1]), np.int32)
+    memories = np.empty((room, s.memories.shape[1]), np.float32)
+    slots[:kept] = s.slots[:kept]
+    for slot in range(kept):
+        if slots[slot, READY] == 1:
+            memories[slot] = s.memories[slot]
+    return slots, memories
+
+
+@maker
 def moved(s: Arrays, frames: int) -> Arrays:
     """A copy of the state, with room for what `frames` may add.
 
@@ -61,16 +74,17 @@ def moved(s: Arrays, frames: int) -> Arrays:
     room = min(used + width * frames, width * (held + 1)) + 1
     nodes, values = np.empty((room, s.nodes.shape[1]), np.int32), np.empty((room, s.values.shape[1]))
     nodes[:used], values[:used] = s.nodes[:used], s.values[:used]
-    numbers = s.memories.shape[1]
-    more = max(kept, min(kept + 2 * width * frames, 2 * room)) if numbers > 0 else 0
-    slots, memories = np.empty((more, s.slots.shape[1]), np.int32), np.empty((more, numbers), np.float32)
-    if numbers > 0:
-        slots[:kept] = s.slots[:kept]
-        for slot in range(kept):
-            if slots[slot, READY] == 1:
-                memories[slot] = s.memories[slot]
+    more = max(kept, min(kept + 2 * width * frames, 2 * room)) if s.memories.shape[1] > 0 else 0
+    slots, memories = _remembered(s, more)
     copies = s.beam.copy(), s.masses.copy(), s.recent.copy(), s.clock.copy(), s.scale.copy()
     return Arrays(nodes, values, *copies, slots, memories)
+
+
+@maker
+def trimmed(s: Arrays) -> Arrays:
+    """The state without the room for memories that was not needed: it is large, and a state may be kept for long."""
+    slots, memories = _remembered(s, s.clock[UNTOUCHED]) if s.memories.shape[1] > 0 else (s.slots, s.memories)
+    return Arrays(s.nodes, s.values, s.beam, s.masses, s.recent, s.clock, s.scale, slots, memories)
 
 
 @inner
