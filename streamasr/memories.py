@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamasr.compiled import inner
+from streamasr.dense_cpu import laid_out
 from streamasr.lm import LanguageModel
 from streamasr.lstm_cpu import advance, product_of
 from streamasr.ngram import SPECIALS, START, UNKNOWN
@@ -31,19 +32,17 @@ class RnnTables(NamedTuple):
     embedding: NDArray[np.int8]  # (V, D)
     scale: Floats  # (V,)
     bias: Floats  # (V,)
-    gates: NDArray[Any]
-    gates_scale: Floats
-    gates_bias: Floats
-    out: NDArray[Any]
-    out_scale: Floats
-    out_bias: Floats
+    gates: NDArray[Any]  # (D + H, 4 H), laid out
+    gates_scale: Floats  # (4 H,)
+    gates_bias: Floats  # (4 H,)
+    out: NDArray[Any]  # (H, D), laid out
+    out_scale: Floats  # (D,)
+    out_bias: Floats  # (D,)
 
 
 @functools.lru_cache(maxsize=4)
 def tables(lm: LanguageModel | None) -> RnnTables:
     """The recurrent model of a language model, laid out; empty where there is none."""
-    from streamasr.dense_cpu import laid_out
-
     if lm is None or lm.rnn is None:
         none, nothing = np.zeros(0, np.float32), laid_out(np.zeros((1, 1), np.int8))
         number = np.zeros(0, np.int32)
