@@ -115,6 +115,13 @@ def _emit(row: NDArray[np.float32], options: Options, greedy: bool, w: Scratch) 
 
 
 @inner
+def _reached(s: Arrays, entry: int, node: int, token: int, w: Scratch) -> float:
+    """The mass of alignments that go from the prefix `node`, in the beam at `entry`, to one token more."""
+    mass = s.masses[entry, 0] if s.nodes[node, TOKEN] == token else s.masses[entry, 0] + s.masses[entry, 1]
+    return mass * w.odds[token]  # type: ignore[no-any-return]
+
+
+@inner
 def _stay(s: Arrays, w: Scratch) -> int:
     """Masses of the prefixes in the beam after this frame, from themselves and each other. Returns their number."""
     count = np.int64(0)
@@ -124,8 +131,7 @@ def _stay(s: Arrays, w: Scratch) -> int:
         running = s.masses[i, 1] * w.odds[token] if token >= 0 else 0.0
         if parent >= 0 and s.nodes[parent, SLOT] >= 0:  # the prefix one token shorter grows into this one
             j = s.nodes[parent, SLOT]
-            mass = s.masses[j, 0] if s.nodes[parent, TOKEN] == token else s.masses[j, 0] + s.masses[j, 1]
-            running += mass * w.odds[token] * s.values[node, FACTOR]
+            running += _reached(s, j, parent, token, w) * s.values[node, FACTOR]
         w.sums[i, STAYS_ENDED] = (s.masses[i, 0] + s.masses[i, 1]) * w.odds[BLANK]
         w.sums[i, STAYS_RUNNING] = running
         count = _offer(w, count, w.sums[i, STAYS_ENDED] + running, i, np.int64(STAY))
@@ -143,13 +149,6 @@ def _floor(count: int, drop: float, w: Scratch) -> float:
     """What a prefix must have more than to be among those that are kept in the end."""
     worst = w.sums[count - 1, SCORE] if count == w.sums.shape[0] else 0.0
     return max(worst, _best(count, w) * drop)
-
-
-@inner
-def _reached(s: Arrays, entry: int, node: int, token: int, w: Scratch) -> float:
-    """The mass of alignments that go from the prefix `node`, in the beam at `entry`, to one token more."""
-    mass = s.masses[entry, 0] if s.nodes[node, TOKEN] == token else s.masses[entry, 0] + s.masses[entry, 1]
-    return mass * w.odds[token]  # type: ignore[no-any-return]
 
 
 @inner

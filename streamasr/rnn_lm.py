@@ -46,12 +46,6 @@ class RnnLm(NamedTuple):
         return len(self.gates) // 4
 
 
-def rounded(matrix: Floats) -> tuple[Bytes, Floats]:
-    """Rows as bytes, and the scale of each: a row is about bytes * scale."""
-    scale = np.maximum(np.abs(matrix).max(1) / 127, 1e-12).astype(np.float32)
-    return np.rint(matrix / scale[:, None]).astype(np.int8), scale
-
-
 def write_rnn(folder: Path, rnn: RnnLm) -> None:
     """Put it beside the n-grams of a folder in the small format."""
     tensors = {name: np.ascontiguousarray(array) for name, array in rnn._asdict().items() if name != "words"}

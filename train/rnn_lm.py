@@ -25,9 +25,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from streamasr.dense import rounded
 from streamasr.errors import StreamasrError
 from streamasr.ngram import END, START, UNKNOWN
-from streamasr.rnn_lm import RnnLm, rounded, write_rnn
+from streamasr.rnn_lm import RnnLm, write_rnn
 from train import checkpoint
 from train.data import cache_root
 from train.lm import DEFAULT_HELD_OUT, DEFAULT_TEXT, Text, choose_words, clean, read_lines, runs
@@ -82,16 +83,19 @@ class Network(nn.Module):
 
 def exported(network: Network, words: Sequence[str]) -> RnnLm:
     """The network as the beam takes it."""
-    weights = {name: tensor.detach().float().numpy() for name, tensor in network.state_dict().items()}
-    gates = np.concatenate([weights["memory.weight_ih_l0"], weights["memory.weight_hh_l0"]], 1)
+    weights = {name: tensor.detach().float() for name, tensor in network.state_dict().items()}
+
+    def matrix(weight: Tensor) -> list[NDArray[Any]]:
+        return [part.numpy() for part in rounded(weight)]
+
     return RnnLm(
         tuple(words),
-        *rounded(weights["embedding.weight"]),
-        weights["bias"],
-        *rounded(gates),
-        weights["memory.bias_ih_l0"] + weights["memory.bias_hh_l0"],
-        *rounded(weights["out.weight"]),
-        weights["out.bias"],
+        *matrix(weights["embedding.weight"]),
+        weights["bias"].numpy(),
+        *matrix(torch.cat([weights["memory.weight_ih_l0"], weights["memory.weight_hh_l0"]], 1)),
+        (weights["memory.bias_ih_l0"] + weights["memory.bias_hh_l0"]).numpy(),
+        *matrix(weights["out.weight"]),
+        weights["out.bias"].numpy(),
     )
 
 
