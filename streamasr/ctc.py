@@ -119,6 +119,11 @@ class Decoder:
         self._search = chosen(beam.search, arrays.recent, arrays, self._options, self._models)
         self._best = chosen(beam.trace, arrays, self._models, False, np.empty((0, 4)))
 
+    @property
+    def offsets(self) -> NDArray[np.float64]:
+        """What is added to the log-probability of each token before anything else, (V,)."""
+        return self._options.offsets
+
     def start(self) -> BeamState:
         """The state before the first frame: one hypothesis, the empty text."""
         width = self._width

@@ -91,6 +91,8 @@ class TechniqueConfig:
         teacher: the teacher's checkpoint; `train.run` fills it in.
         peak_first: weight of the divergence of each frame from the next, which draws emissions to the left.
         imitate: weight of the squared error to a large recogniser's hidden frames (see `train.imitation`).
+        expected_errors: weight of the wrong words that the decoder may expect (see `train.expected_errors`).
+        hypotheses: at most so many of each utterance count there.
         trim_chance, trim_longest_ms: cut off up to so much of the end, the text kept (TrimTail).
     """
 
@@ -101,6 +103,8 @@ class TechniqueConfig:
     teacher: str = ""
     peak_first: float = 0.0
     imitate: float = 0.0
+    expected_errors: float = 0.0
+    hypotheses: int = 8
     trim_chance: float = 0.0
     trim_longest_ms: float = 500.0
 

@@ -19,7 +19,7 @@ Whole = NDArray[np.int64]
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def _align(probabilities: NDArray[np.float32], frames: int, target: Whole, gradient: NDArray[np.float32]) -> float:
+def align(probabilities: NDArray[np.float32], frames: int, target: Whole, gradient: NDArray[np.float32]) -> float:
     """Minus the log-probability of one target; `gradient` (T, V), all zeros, gets minus each token's share of a frame.
 
     Where no alignment is possible, or all are too unlikely to be told from none: 0, and no gradient.
@@ -81,7 +81,7 @@ class _Ctc(torch.autograd.Function):
         total = 0.0
         for row, (frames, text) in enumerate(zip(lengths.tolist(), texts, strict=True)):
             if frames:
-                total += _align(probabilities[row], frames, text, gradient[row].numpy())
+                total += align(probabilities[row], frames, text, gradient[row].numpy())
         ctx.save_for_backward(gradient)
         return log_probs.new_tensor(total)
 

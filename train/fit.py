@@ -32,6 +32,7 @@ from train.augment import later, mask_spectrogram
 from train.config import OptimiserConfig, TrainConfig, read_config
 from train.data import Batches, Corpus, cache_root, rng_of
 from train.evaluate import word_errors
+from train.expected_errors import ExpectedErrors
 from train.imitation import Frames, Imitation, frames_of
 from train.log import Log
 from train.losses import consistency, ctc_loss, distillation, frames_within, peak_first, trim_tails
@@ -175,6 +176,7 @@ def _fit(config: TrainConfig, folder: Path, start_from: Path | None, log: Log, i
     batches = Batches(train, config.data, config.augment, vocab, config.run.seed, *ranks, kept)
     model = AsrModel(config.features, config.model, len(vocab)).to(device)
     teacher = load_teacher(config, model, device)
+    errors = ExpectedErrors.load(vocab, technique.hypotheses) if technique.expected_errors else None
     imitation = None
     if known := [each for each in kept if isinstance(each, Frames)]:
         imitation = Imitation(model, known[0].size).to(device)
@@ -291,6 +293,9 @@ def _fit(config: TrainConfig, folder: Path, start_from: Path | None, log: Log, i
             terms["peak_first"] = peak_first(log_probs, output_lengths) * share
             total = total + technique.peak_first * terms["peak_first"]
 
+        if errors is not None:
+            terms["errors"] = errors(log_probs, output_lengths, targets, target_lengths) * share
+            total = total + technique.expected_errors * terms["errors"]
         if imitation is not None and batch.imitated is not None:
             wanted, there = (each.to(device).repeat(len(views), *[1] * (each.dim() - 1)) for each in batch.imitated)
             within = frames_within(output_lengths, there.shape[1])

@@ -114,6 +114,7 @@ def test_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
         (TechniqueConfig(consistency=0.2, shift_ms=20.0), "consistency"),
         (TechniqueConfig(peak_first=0.1), "peak_first"),
         (TechniqueConfig(trim_chance=1.0), "loss"),
+        (TechniqueConfig(expected_errors=10.0), "errors"),
     ],
 )
 def test_technique_runs_and_stays_finite(tmp_path: Path, technique: TechniqueConfig, term: str) -> None:
