@@ -10,7 +10,8 @@ Streams: blocks of 80 ms in real time through a batcher, each stream from a mome
 counts from when its last sample was said until its events are there, and the block itself is added: what a sample waits
 at most. A number passes where the 99th percentile of all waits is under 700 ms and every stream was heard to its end.
 
-Files: each goes in at once, as `streamasr transcribe` reads it, and comes out as finals. The clock runs from when all
+Files: each goes in at once, as `streamasr transcribe` reads it, and comes out as finals; a process that is free takes
+the next one, the longest first. The clock runs from when all
 models are loaded until the last process is done; `one core` is by processor time, which other programs do not change.
 """
 
@@ -102,16 +103,14 @@ def real_time(streams: int, seconds: float, seed: int) -> dict[str, Any]:
     return {"waits_s": waits, "complete": sum(samples >= whole for samples in heard), "cpu": cpu_s / (seconds + 1)}
 
 
-def files(paths: list[str]) -> dict[str, Any]:
-    """The text of each file, seconds of audio, and processor time."""
-    texts, audio_s, cpu_s = [], 0.0, time.process_time()
-    for path in paths:
-        samples = read_whole(path)
-        events, state = _engine.feed(samples, _engine.start())
-        events += _engine.finish(state)
-        texts.append(" ".join(event.text for event in events if isinstance(event, Final)))
-        audio_s += len(samples) / RATE_HZ
-    return {"texts": texts, "audio_s": audio_s, "cpu_s": time.process_time() - cpu_s}
+def whole(path: str) -> tuple[str, float, float]:
+    """The text of a file, seconds of audio, and processor time."""
+    cpu_s = time.process_time()
+    samples = read_whole(path)
+    events, state = _engine.feed(samples, _engine.start())
+    events += _engine.finish(state)
+    text = " ".join(event.text for event in events if isinstance(event, Final))
+    return text, len(samples) / RATE_HZ, time.process_time() - cpu_s
 
 
 def measure_streams(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -145,20 +144,18 @@ def _row(row: dict[str, Any]) -> str:
 def measure_files(options: argparse.Namespace) -> dict[str, Any]:
     """Throughput and word errors."""
     lines = chosen(options.manifest, options.utterances)
-    paths = [str(path.resolve()) for path, _ in lines]
+    lines.sort(key=lambda line: -line[0].stat().st_size)
     with pool(options) as workers:
         began_s = time.perf_counter()
-        tasks = [workers.submit(files, paths[n :: options.processes]) for n in range(options.processes)]
-        found = [task.result() for task in tasks]
+        found = list(workers.map(whole, [str(path.resolve()) for path, _ in lines]))
         wall_s = time.perf_counter() - began_s
-    texts = [text for n in range(options.processes) for _, text in lines[n :: options.processes]]
-    finals = [normalise(text) or "" for one in found for text in one["texts"]]
-    audio_s = sum(one["audio_s"] for one in found)
+    finals = [normalise(text) or "" for text, _, _ in found]
+    audio_s = sum(seconds for _, seconds, _ in found)
     return {
         "audio_s": round(audio_s, 1),
         "throughput": round(audio_s / wall_s, 1),
-        "throughput_one_core": round(audio_s / sum(one["cpu_s"] for one in found), 1),
-        "wer": round(100 * jiwer.wer(texts, finals), 2),
+        "throughput_one_core": round(audio_s / sum(cpu_s for _, _, cpu_s in found), 1),
+        "wer": round(100 * jiwer.wer([text for _, text in lines], finals), 2),
         "processes": options.processes,
     }
 
