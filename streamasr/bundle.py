@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from streamasr import checksums
 from streamasr.config import (
     DECODINGS,
     BeamConfig,
@@ -156,11 +156,6 @@ def read_config(path: Path) -> dict[str, Any]:
     return content
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def verify(path: Path, files: tuple[str, ...] = CHECKED) -> None:
     """Compare the files of a bundle with SHA256SUMS.
 
@@ -168,14 +163,13 @@ def verify(path: Path, files: tuple[str, ...] = CHECKED) -> None:
         ChecksumError: a sum that differs; BundleError: a file that is missing.
     """
     try:
-        lines = (path / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+        sums = checksums.listed(path)
     except OSError:
         raise BundleError(f"{path} has no SHA256SUMS", "a released model", "Install the model again.") from None
-    sums = {name.lstrip(" *"): value for value, _, name in (line.partition(" ") for line in lines)}
     for name in files:
         if not (path / name).is_file():
             raise BundleError(f"{path} has no {name}", ", ".join(files), "Install the model again.")
-        if (got := digest(path / name)) != sums.get(name):
+        if (got := checksums.digest((path / name).read_bytes())) != sums.get(name):
             raise ChecksumError(
                 f"{path / name} has the checksum {got[:12]}…",
                 f"{sums.get(name, 'none listed')[:12]}…",
@@ -247,14 +241,7 @@ def amend(path: Path, **tables: Mapping[str, Any]) -> None:
     """
     verify(path)
     content = {**read_config(path / "config.json"), **tables}
-    (path / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    _sum(path)
-
-
-def _sum(path: Path) -> None:
-    """Write the checksums of a bundle."""
-    sums = "".join(f"{digest(path / name)}  {name}\n" for name in CHECKED)
-    (path / "SHA256SUMS").write_text(sums, encoding="utf-8")
+    checksums.write_listed(path, {"config.json": (json.dumps(content, indent=2) + "\n").encode()})
 
 
 def save(
@@ -269,15 +256,12 @@ def save(
 ) -> None:
     """Write a bundle: matrices in float16, the rest in float32; `tables`: `beam` and `confidence` of config.json."""
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    path.mkdir(parents=True, exist_ok=True)
     weights = {
         name: tensor.detach().to("cpu", torch.float16 if tensor.dim() > 1 else torch.float32).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    save_file(weights, path / "weights.safetensors")
-    (path / "weights.safetensors").chmod(0o644)
     content = {
         "format": FORMAT,
         "kind": "acoustic",
@@ -286,7 +270,10 @@ def save(
         "facts": {"parameters": model.parameter_count, "lookahead_ms": model.lookahead_ms, **facts},
         **{name: dict(table) for name, table in tables.items() if table},
     }
-    (path / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (path / "tokens.txt").write_text("".join(token + "\n" for token in vocab.tokens), encoding="utf-8")
+    files = {
+        "config.json": (json.dumps(content, indent=2) + "\n").encode(),
+        "tokens.txt": "".join(token + "\n" for token in vocab.tokens).encode(),
+        "weights.safetensors": save(weights),
+    }
+    checksums.write_listed(path, files)
     (path / "CARD.md").write_text(card, encoding="utf-8")
-    _sum(path)

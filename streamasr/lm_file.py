@@ -13,7 +13,6 @@ Safetensors puts an offset to each tensor in a short header, so loading is a few
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from streamasr.checksums import digest, listed, write_listed
 from streamasr.errors import BundleError, ChecksumError
 from streamasr.ngram import Trie, link
 
@@ -85,10 +85,7 @@ def write_small(folder: Path, stored: Stored) -> None:
         "config.json": (json.dumps(config, indent=2) + "\n").encode(),
         "lm.safetensors": save(_pack(stored.words, stored.trie)),
     }
-    sums = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in contents.items()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in {**contents, "SHA256SUMS": "".join(sums).encode()}.items():
-        (folder / name).write_bytes(data)
+    write_listed(folder, contents)
 
 
 def read_small(folder: Path) -> Stored:
@@ -99,10 +96,9 @@ def read_small(folder: Path) -> Stored:
         OSError: it cannot be read.
     """
     contents = {name: (folder / name).read_bytes() for name in ("config.json", "lm.safetensors")}
-    lines = (folder / "SHA256SUMS").read_text(encoding="utf-8", errors="replace").splitlines()
-    sums = {name.strip(): digest for digest, _, name in (line.partition("  ") for line in lines)}
+    sums = listed(folder)
     for name, data in contents.items():
-        if hashlib.sha256(data).hexdigest() != sums.get(name):
+        if digest(data) != sums.get(name):
             raise ChecksumError(f"{folder / name} differs from its checksum", "", "Fetch the language model again.")
     try:
         config = json.loads(contents["config.json"])

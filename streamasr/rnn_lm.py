@@ -10,7 +10,6 @@ its own scale.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +18,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from streamasr.checksums import digest, listed, write_listed
 from streamasr.errors import BundleError, ChecksumError
 from streamasr.ngram import SPECIALS
 
-FILE, SUMS = "rnn.safetensors", "RNN_SHA256SUMS"
+FILE = "rnn.safetensors"
 Bytes = NDArray[np.int8]
 Floats = NDArray[np.float32]
 
@@ -50,8 +50,7 @@ def write_rnn(folder: Path, rnn: RnnLm) -> None:
     """Put it beside the n-grams of a folder in the small format."""
     tensors = {name: np.ascontiguousarray(array) for name, array in rnn._asdict().items() if name != "words"}
     data = save({"words": np.frombuffer("\n".join(rnn.words).encode(), np.uint8), **tensors})
-    (folder / FILE).write_bytes(data)
-    (folder / SUMS).write_text(f"{hashlib.sha256(data).hexdigest()}  {FILE}\n", encoding="utf-8")
+    write_listed(folder, {FILE: data})
 
 
 def read_rnn(folder: Path) -> RnnLm | None:
@@ -64,8 +63,7 @@ def read_rnn(folder: Path) -> RnnLm | None:
     if not path.is_file():
         return None
     data = path.read_bytes()
-    listed = (folder / SUMS).read_text(encoding="utf-8").split() if (folder / SUMS).is_file() else []
-    if hashlib.sha256(data).hexdigest() not in listed:
+    if digest(data) != listed(folder).get(FILE):
         raise ChecksumError(f"{path} differs from its checksum", "", "Fetch the language model again.")
     try:
         tensors = load(data)

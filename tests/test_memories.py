@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamasr import tree
+from streamasr.checksums import listed
 from streamasr.config import BeamConfig
 from streamasr.ctc import BeamState, Decoder
 from streamasr.dense import rounded
 from streamasr.errors import BundleError, ChecksumError
 from streamasr.lm import LanguageModel, child, score, score_unknown, word_at
 from streamasr.ngram import START, UNKNOWN
-from streamasr.rnn_lm import FILE, SUMS, RnnLm, read_rnn, write_rnn
+from streamasr.rnn_lm import FILE, RnnLm, read_rnn, write_rnn
 from tests.test_gains import ARPA, VOCAB, brute_force, few
 
 WORDS = ("<unk>", "<s>", "</s>", "a", "ab", "ba")  # "bab" is known to the n-grams alone
@@ -173,11 +174,12 @@ def test_it_is_kept_beside_the_ngrams_and_verified(lm: LanguageModel, tmp_path: 
     assert loaded is not None and loaded.words == rnn.words
     for ours, theirs in zip(loaded[1:], rnn[1:], strict=True):
         assert np.array_equal(ours, theirs)
-    sums = (tmp_path / SUMS).read_text()
-    (tmp_path / SUMS).write_text("0" * 64 + f"  {FILE}\n")
+    lm.save(tmp_path)  # the n-grams anew: the other file stays in the list
+    assert set(listed(tmp_path)) == {"config.json", "lm.safetensors", FILE}
+    assert read_rnn(tmp_path) is not None
+    (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:-1] + b"?")
     with pytest.raises(ChecksumError, match="checksum"):
         read_rnn(tmp_path)
-    (tmp_path / SUMS).write_text(sums)
     write_rnn(tmp_path, rnn._replace(bias=rnn.bias[1:]))
     with pytest.raises(BundleError, match="do not fit"):
         read_rnn(tmp_path)

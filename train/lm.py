@@ -67,6 +67,26 @@ def clean(lines: Iterable[str], held_out: set[str]) -> list[str]:
     return [line for line in lines if not held_out or held_out.isdisjoint(runs(line))]
 
 
+def read_texts(arguments: Sequence[str], held_out: Iterable[Sequence[str]]) -> list[Text]:
+    """Texts by what the command line says of each, FILE=WEIGHT, without the lines that share words with `held_out`;
+    a line on each is printed. OSError where one cannot be read.
+    """
+    shared = set().union(*(runs(line) for lines in held_out for line in lines))
+    texts = []
+    for argument in arguments:
+        path, _, weight = argument.partition("=")
+        lines = list(read_lines(Path(path)))
+        kept = clean(lines, shared)
+        texts.append(Text(Path(path).name, kept, float(weight or 1)))
+        words = sum(line.count(" ") + 1 for line in kept)
+        print(
+            f"{path}: {len(kept)} sentences, {words} words, weight {texts[-1].weight:g}; "
+            f"{len(lines) - len(kept)} left out, shared with the held-out sets",
+            flush=True,
+        )
+    return texts
+
+
 def choose_words(texts: Sequence[Text], size: int) -> list[str]:
     """The `size` words, specials included, of highest frequency in the mixture of the texts, sorted as a lexicon is."""
     frequency: Counter[str] = Counter()
@@ -125,19 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.perf_counter()
     try:
         held_out = {Path(path).parent.name or path: list(read_lines(Path(path))) for path in options.held_out}
-        shared = set().union(*(runs(line) for lines in held_out.values() for line in lines))
-        texts = []
-        for argument in options.text:
-            path, _, weight = argument.partition("=")
-            lines = list(read_lines(Path(path)))
-            kept = clean(lines, shared)
-            texts.append(Text(Path(path).name, kept, float(weight or 1)))
-            tokens = sum(line.count(" ") + 1 for line in kept)
-            print(
-                f"{path}: {len(kept)} sentences, {tokens} words, weight {texts[-1].weight:g}; "
-                f"{len(lines) - len(kept)} left out, shared with the held-out sets",
-                flush=True,
-            )
+        texts = read_texts(options.text, held_out.values())
     except OSError as error:
         print(f"{error.filename}: {error.strerror}", file=sys.stderr)
         return 1
@@ -176,7 +184,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m train.lm", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--text", action="append", metavar="FILE[=WEIGHT]", help="text to learn from; repeat")
     parser.add_argument("--held-out", action="append", metavar="FILE", help="set to measure on only; repeat")
-    parser.add_argument("--vocabulary", type=_numbers, default=[65_000], metavar="N[,N]", help="words kept")
+    parser.add_argument("--vocabulary", type=numbers_of, default=[65_000], metavar="N[,N]", help="words kept")
     parser.add_argument(
         "--cutoffs",
         type=_cutoffs,
@@ -194,7 +202,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _numbers(text: str) -> list[int]:
+def numbers_of(text: str) -> list[int]:
+    """Whole numbers with commas between them, of the command line."""
     return [int(part) for part in text.split(",")]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamasr import bundle
+from streamasr.checksums import digest
 from streamasr.text import Vocab
 
 READ, CROWD = "../shared/corpus/dev/read/manifest.tsv", "../shared/corpus/dev/crowd/manifest.tsv"
@@ -75,7 +76,7 @@ def kept(model: Path, manifest: Path, limit: int = 0) -> list[Utterance]:
 
     bundle.verify(model)
     content, lines = bundle.read_config(model), [(str(path.resolve()), text) for path, text in read_lines(manifest)]
-    parts = [bundle.digest(model / "weights.safetensors"), content.get("features"), content.get("model"), lines]
+    parts = [digest((model / "weights.safetensors").read_bytes()), content.get("features"), content.get("model"), lines]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     whole, path = (cache_root() / "logits" / f"{key}{number}.npz" for number in ("", f"-{limit}" if limit else ""))
     if whole.is_file():

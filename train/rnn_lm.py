@@ -31,7 +31,7 @@ from streamasr.ngram import END, START, UNKNOWN
 from streamasr.rnn_lm import RnnLm, write_rnn
 from train import checkpoint
 from train.data import cache_root
-from train.lm import DEFAULT_HELD_OUT, DEFAULT_TEXT, Text, choose_words, clean, read_lines, runs
+from train.lm import DEFAULT_HELD_OUT, DEFAULT_TEXT, choose_words, numbers_of, read_lines, read_texts
 
 LONGEST = 60  # words of a sentence
 BLOCK = 40_000  # sentences that are sorted by length together
@@ -171,11 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     held_out = {Path(path).parent.name or path: list(read_lines(Path(path))) for path in options.held_out}
-    shared = set().union(*(runs(line) for lines in held_out.values() for line in lines))
-    texts = []
-    for argument in options.text:
-        path, _, weight = argument.partition("=")
-        texts.append(Text(Path(path).name, clean(list(read_lines(Path(path))), shared), float(weight or 1)))
+    texts = read_texts(options.text, held_out.values())
     path = cache_root() / "runs" / options.name / "latest.pt"
     begun = options.start_from and cache_root() / "runs" / options.start_from / "latest.pt"
     saved: dict[str, Any] | None = checkpoint.load(path) if path.exists() else checkpoint.load(begun) if begun else None
@@ -248,7 +244,7 @@ def _train(options: argparse.Namespace) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m train.rnn_lm", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--text", action="append", metavar="FILE[=WEIGHT]", help="as in train.lm; repeat")
-    parser.add_argument("--repeat", type=_numbers, default=[1, 2, 3], metavar="N,N", help="of each text in an epoch")
+    parser.add_argument("--repeat", type=numbers_of, default=[1, 2, 3], metavar="N,N", help="of each text in an epoch")
     parser.add_argument("--held-out", action="append", metavar="FILE", help="set to measure on only; repeat")
     parser.add_argument("--words", type=int, default=20_000, help="of the vocabulary")
     parser.add_argument("--size", type=int, default=256, help="numbers of a word")
@@ -267,10 +263,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.held_out = [path for path in DEFAULT_HELD_OUT if Path(path).exists()]
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or torch.get_num_threads())
     return options
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":
