@@ -16,35 +16,30 @@ Floats = NDArray[np.float32]
 
 @loops(
     [
-        f"void(int8[::1], float32, float32[::1], {kind}, float32[::1], float32[::1], {kind}, float32[::1],"
-        " float32[::1], float32[::1])"
+        f"void(float32[::1], float32[::1], {kind}, float32[::1], {kind}, float32[::1], float32[::1], float32[::1])"
         for kind in KINDS
     ]
 )
-def advance(
-    x: NDArray[np.int8],
-    scale: float,
+def advance_by_part(
+    part: Floats,
     before: Floats,
-    gates: NDArray[Any],
+    back: NDArray[Any],
     gates_scale: Floats,
-    gates_bias: Floats,
     out: NDArray[Any],
     out_scale: Floats,
     out_bias: Floats,
     after: Floats,
 ) -> None:
-    """The memory after the input x * scale, x (D,).
+    """The memory after an input whose part in the gates is known.
 
     Args:
+        part: (4 H,) the input times its matrix, and the bias; gates i, f, g, o.
         before: (2 H + D,) hidden and cell state, and what is not read. `after`: the same, and the output, written.
-        gates, out: matrices (D + H, 4 H) and (H, D) `dense_cpu.laid_out`, their scales and biases; gates i, f, g, o.
+        back, out: matrices (H, 4 H) and (H, D) `dense_cpu.laid_out`, and their scales.
     """
-    inputs, cells = len(x), len(gates_bias) // 4
-    row, linear = np.empty((1, inputs + cells), np.float32), np.empty((1, 4 * cells), np.float32)
-    for d in range(inputs):
-        row[0, d] = np.float32(x[d]) * scale
-    row[0, inputs:] = before[:cells]
-    product(row, gates, gates_scale, gates_bias, linear)
+    cells = len(part) // 4
+    linear = np.empty((1, 4 * cells), np.float32)
+    product(before[:cells].reshape(1, cells), back, gates_scale, part, linear)
     gate, squashed = linear[0], np.empty(cells, np.float32)
     sigmoid(gate[: 2 * cells], np.float32(1), gate[: 2 * cells])
     sigmoid(gate[2 * cells : 3 * cells], np.float32(2), gate[2 * cells : 3 * cells])  # tanh(x) = 2 sigmoid(2 x) - 1
@@ -57,7 +52,35 @@ def advance(
     for c in range(cells):
         hidden[0, c] = gate[3 * cells + c] * (np.float32(2) * squashed[c] - np.float32(1))
         after[c] = hidden[0, c]
-    product(hidden, out, out_scale, out_bias, after[2 * cells :].reshape(1, inputs))
+    product(hidden, out, out_scale, out_bias, after[2 * cells :].reshape(1, len(out_bias)))
+
+
+@loops(
+    [
+        f"void(int8[::1], float32, float32[::1], {kind}, {kind}, float32[::1], float32[::1], {kind}, float32[::1],"
+        " float32[::1], float32[::1])"
+        for kind in KINDS
+    ]
+)
+def advance(
+    x: NDArray[np.int8],
+    scale: float,
+    before: Floats,
+    inputs: NDArray[Any],
+    back: NDArray[Any],
+    gates_scale: Floats,
+    gates_bias: Floats,
+    out: NDArray[Any],
+    out_scale: Floats,
+    out_bias: Floats,
+    after: Floats,
+) -> None:
+    """The memory after the input x * scale, x (D,), whose matrix is `inputs` (D, 4 H); see `advance_by_part`."""
+    row, part = np.empty((1, len(x)), np.float32), np.empty((1, len(gates_bias)), np.float32)
+    for d in range(len(x)):
+        row[0, d] = np.float32(x[d]) * scale
+    product(row, inputs, gates_scale, gates_bias, part)
+    advance_by_part(part[0], before, back, gates_scale, out, out_scale, out_bias, after)
 
 
 @loops("float32(float32[::1], int8[::1])")

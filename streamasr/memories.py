@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from streamasr.compiled import inner
 from streamasr.dense_cpu import laid_out
 from streamasr.lm import LanguageModel
-from streamasr.lstm_cpu import advance, product_of
+from streamasr.lstm_cpu import advance, advance_by_part, product_of
 from streamasr.ngram import SPECIALS, START, UNKNOWN
 from streamasr.tree import BEFORE, HEARD, READY, Arrays, drop
 
 Floats = NDArray[np.float32]
+FREQUENT = 4096  # words whose part in the gates is worked out once
 
 
 class RnnTables(NamedTuple):
@@ -32,7 +33,10 @@ class RnnTables(NamedTuple):
     embedding: NDArray[np.int8]  # (V, D)
     scale: Floats  # (V,)
     bias: Floats  # (V,)
-    gates: NDArray[Any]  # (D + H, 4 H), laid out
+    place: NDArray[np.int32]  # (V,) in `parts`, or -1
+    parts: Floats  # (N, 4 H) what the most frequent words add to the gates, the bias included
+    inputs: NDArray[Any]  # (D, 4 H), laid out: of the gates
+    back: NDArray[Any]  # (H, 4 H), laid out: of the gates
     gates_scale: Floats  # (4 H,)
     gates_bias: Floats  # (4 H,)
     out: NDArray[Any]  # (H, D), laid out
@@ -45,8 +49,9 @@ def tables(lm: LanguageModel | None) -> RnnTables:
     """The recurrent model of a language model, laid out; empty where there is none."""
     if lm is None or lm.rnn is None:
         none, nothing = np.zeros(0, np.float32), laid_out(np.zeros((1, 1), np.int8))
-        number = np.zeros(0, np.int32)
-        return RnnTables(number, none, np.zeros((0, 0), np.int8), none, none, nothing, none, none, nothing, none, none)
+        number, rows = np.zeros(0, np.int32), np.zeros((0, 0), np.float32)
+        words_and_biases = number, none, np.zeros((0, 0), np.int8), none, none
+        return RnnTables(*words_and_biases, number, rows, nothing, nothing, none, none, nothing, none, none)
     rnn, words = lm.rnn, lm.words
     known = {word: at for at, word in enumerate(rnn.words) if at >= len(SPECIALS)}
     number = np.array([at if at < len(SPECIALS) else known.get(word, UNKNOWN) for at, word in enumerate(words)])
@@ -55,10 +60,17 @@ def tables(lm: LanguageModel | None) -> RnnTables:
     beyond[: len(SPECIALS)] = False
     share = np.zeros(len(words), np.float32)
     share[beyond] = np.log(unigrams[beyond] / max(unigrams[beyond].sum(), 1e-30))
-    gates, out = (laid_out(np.ascontiguousarray(matrix.T)) for matrix in (rnn.gates, rnn.out))
-    words_and_biases = rnn.embedding, rnn.scale, rnn.bias
-    matrices = gates, rnn.gates_scale, rnn.gates_bias, out, rnn.out_scale, rnn.out_bias
-    return RnnTables(number.astype(np.int32), share, *words_and_biases, *matrices)
+    size = rnn.embedding.shape[1]
+    frequent = np.argsort(-rnn.bias, kind="stable")[:FREQUENT]  # biases follow the words' shares
+    place = np.full(len(rnn.words), -1, np.int32)
+    place[frequent] = np.arange(len(frequent))
+    rows = rnn.embedding[frequent] * rnn.scale[frequent, None]
+    parts = rows @ (rnn.gates[:, :size] * rnn.gates_scale[:, None]).T + rnn.gates_bias
+    matrices = rnn.gates[:, :size], rnn.gates[:, size:], rnn.out
+    inputs, back, out = (laid_out(np.ascontiguousarray(matrix.T)) for matrix in matrices)
+    words_and_biases = rnn.embedding, rnn.scale, rnn.bias, place, parts.astype(np.float32)
+    gates = inputs, back, rnn.gates_scale, rnn.gates_bias
+    return RnnTables(number.astype(np.int32), share, *words_and_biases, *gates, out, rnn.out_scale, rnn.out_bias)
 
 
 def row_size(rnn: RnnTables) -> int:
@@ -70,7 +82,9 @@ def first(r: RnnTables) -> Floats:
     """The memory of a text that is about to begin."""
     memory = np.zeros(row_size(r), np.float32)
     if len(memory):
-        advance(r.embedding[START], r.scale[START], np.zeros_like(memory), *r[5:], memory)
+        out = r.out, r.out_scale, r.out_bias
+        gates = r.inputs, r.back, r.gates_scale, r.gates_bias
+        advance(r.embedding[START], r.scale[START], np.zeros_like(memory), *gates, *out, memory)
     return memory
 
 
@@ -82,8 +96,13 @@ def _recall(s: Arrays, r: RnnTables, wanted: int) -> None:
         while s.slots[s.slots[at, BEFORE], READY] == 0:
             at = np.int64(s.slots[at, BEFORE])
         before, heard = np.int64(s.slots[at, BEFORE]), s.slots[at, HEARD]
-        matrices = (r.gates, r.gates_scale, r.gates_bias, r.out, r.out_scale, r.out_bias)
-        advance(r.embedding[heard], r.scale[heard], s.memories[before], *matrices, s.memories[at])
+        out = (r.out, r.out_scale, r.out_bias)
+        if r.place[heard] >= 0:
+            part = r.parts[r.place[heard]]
+            advance_by_part(part, s.memories[before], r.back, r.gates_scale, *out, s.memories[at])
+        else:
+            gates = (r.inputs, r.back, r.gates_scale, r.gates_bias)
+            advance(r.embedding[heard], r.scale[heard], s.memories[before], *gates, *out, s.memories[at])
         s.slots[at, READY], s.slots[at, BEFORE] = 1, -1
         drop(s, before)
 
