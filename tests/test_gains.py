@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +53,14 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     return LanguageModel.load(path)
 
 
-def spelled(lm: LanguageModel, text: str, config: BeamConfig, ended: bool = False) -> float:
-    """The language model's log-score of a prefix, word by word."""
+def spelled(
+    lm: LanguageModel,
+    text: str,
+    config: BeamConfig,
+    ended: bool = False,
+    mixed: Callable[[str, float], float] = lambda _, ngrams: ngrams,
+) -> float:
+    """The language model's log-score of a prefix, word by word; `mixed`: a word's, from that of the n-grams."""
     tables = lm.tables
     history, total = tables.start, 0.0
     *done, growing = text.split(" ")
@@ -66,7 +73,7 @@ def spelled(lm: LanguageModel, text: str, config: BeamConfig, ended: bool = Fals
             gained, history = (
                 score(tables, history, number) if number >= 0 else score_unknown(tables, history, len(word))
             )
-            total += config.alpha * gained + config.beta
+            total += config.alpha * mixed(word, gained) + config.beta
     if growing and not ended:
         node = 0
         for token in VOCAB.encode(growing):

@@ -17,10 +17,10 @@ from streamasr.config import BeamConfig
 from streamasr.ctc import BeamState, Decoder
 from streamasr.dense import rounded
 from streamasr.errors import BundleError, ChecksumError
-from streamasr.lm import LanguageModel, child, score, score_unknown, word_at
+from streamasr.lm import LanguageModel
 from streamasr.ngram import START, UNKNOWN
 from streamasr.rnn_lm import FILE, RnnLm, read_rnn, write_rnn
-from tests.test_gains import ARPA, VOCAB, brute_force, few
+from tests.test_gains import ARPA, VOCAB, brute_force, few, spelled
 
 WORDS = ("<unk>", "<s>", "</s>", "a", "ab", "ba")  # "bab" is known to the n-grams alone
 SIZE, CELLS = 8, 6
@@ -71,36 +71,21 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     return model
 
 
-def spelled(lm: LanguageModel, text: str, config: BeamConfig) -> float:
+def both_models(lm: LanguageModel, text: str, config: BeamConfig) -> float:
     """The log-score of a text whose last word still grows, word by word."""
     assert lm.rnn
-    tables, plain = lm.tables, Plain(lm.rnn)
-    unigrams = {word: math.exp(float(tables.log_prob[1 + at])) for at, word in enumerate(lm.words) if at > 2}
+    plain = Plain(lm.rnn)
+    unigrams = {word: math.exp(float(lm.tables.log_prob[1 + at])) for at, word in enumerate(lm.words) if at > 2}
     beyond = sum(share for word, share in unigrams.items() if word not in plain.words)
-    history, total = tables.start, 0.0
-    *done, growing = text.split(" ")
-    node = 0
-    for word in filter(None, done):
-        node = 0
-        for token in VOCAB.encode(word):
-            node = child(tables, node, token)
-        number, own = word_at(tables, node), plain.words.get(word, UNKNOWN)
-        if number < 0:
-            gained, history = score_unknown(tables, history, len(word))
-        else:
-            gained, history = score(tables, history, number)
-            share = 0.0 if own != UNKNOWN else math.log(unigrams[word] / beyond)
-            told = math.exp(plain.log_prob(own) + share)
-            gained = math.log(config.rnn * told + (1 - config.rnn) * math.exp(gained))
+
+    def mixed(word: str, ngrams: float) -> float:
+        own = plain.words.get(word, UNKNOWN)
+        share = math.log(unigrams[word] / beyond) if word in unigrams and own == UNKNOWN else 0.0
+        told = math.exp(plain.log_prob(own) + share)
         plain.hear(own)
-        total += config.alpha * gained + config.beta
-    if growing:
-        node = 0
-        for token in VOCAB.encode(growing):
-            node = child(tables, node, token)
-        unknown = float(tables.log_prob[1]) + tables.unknown_per_letter * len(growing)
-        total += config.alpha * (float(tables.trie_best[node]) if node >= 0 else unknown)
-    return total
+        return math.log(config.rnn * told + (1 - config.rnn) * math.exp(ngrams)) if word in unigrams else ngrams
+
+    return spelled(lm, text, config, mixed=mixed)
 
 
 @given(seed=st.integers(0, 2**32 - 1), frames=st.integers(1, 6), share=st.sampled_from([0.3, 0.8]))
@@ -114,7 +99,7 @@ def test_scores_are_those_of_both_models(lm: LanguageModel, seed: int, frames: i
     found = dict(decoder.hypotheses(decoder.step(rows, decoder.start())))
     assert set(found) == set(expected)
     for text, log_prob in found.items():
-        assert log_prob == pytest.approx(math.log(expected[text]) + spelled(lm, text, config), abs=3e-3)
+        assert log_prob == pytest.approx(math.log(expected[text]) + both_models(lm, text, config), abs=3e-3)
 
 
 def holders(state: BeamState) -> dict[int, int]:
