@@ -50,8 +50,9 @@ def tables(lm: LanguageModel | None) -> RnnTables:
     if lm is None or lm.rnn is None:
         none, nothing = np.zeros(0, np.float32), laid_out(np.zeros((1, 1), np.int8))
         number, rows = np.zeros(0, np.int32), np.zeros((0, 0), np.float32)
-        words_and_biases = number, none, np.zeros((0, 0), np.int8), none, none
-        return RnnTables(*words_and_biases, number, rows, nothing, nothing, none, none, nothing, none, none)
+        vectors = np.zeros((0, 0), np.int8)
+        gates = nothing, nothing, none, none
+        return RnnTables(number, none, vectors, none, none, number, rows, *gates, nothing, none, none)
     rnn, words = lm.rnn, lm.words
     known = {word: at for at, word in enumerate(rnn.words) if at >= len(SPECIALS)}
     number = np.array([at if at < len(SPECIALS) else known.get(word, UNKNOWN) for at, word in enumerate(words)])
@@ -69,8 +70,10 @@ def tables(lm: LanguageModel | None) -> RnnTables:
     matrices = rnn.gates[:, :size], rnn.gates[:, size:], rnn.out
     inputs, back, out = (laid_out(np.ascontiguousarray(matrix.T)) for matrix in matrices)
     words_and_biases = rnn.embedding, rnn.scale, rnn.bias, place, parts.astype(np.float32)
-    gates = inputs, back, rnn.gates_scale, rnn.gates_bias
-    return RnnTables(number.astype(np.int32), share, *words_and_biases, *gates, out, rnn.out_scale, rnn.out_bias)
+    matrices_of_gates = inputs, back, rnn.gates_scale, rnn.gates_bias
+    return RnnTables(
+        number.astype(np.int32), share, *words_and_biases, *matrices_of_gates, out, rnn.out_scale, rnn.out_bias
+    )
 
 
 def row_size(rnn: RnnTables) -> int:
