@@ -11,8 +11,8 @@ counts from when its last sample was said until its events are there, and the bl
 at most. A number passes where the 99th percentile of all waits is under 700 ms and every stream was heard to its end.
 
 Files: each goes in at once, as `streamasr transcribe` reads it, and comes out as finals; a process that is free takes
-the next one, the longest first. The clock runs from when all
-models are loaded until the last process is done; `one core` is by processor time, which other programs do not change.
+the next one, the largest first. The clock runs from when all models are loaded until the last process is done; `one
+core` is by processor time, which other programs do not change.
 """
 
 from __future__ import annotations

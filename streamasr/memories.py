@@ -70,10 +70,8 @@ def tables(lm: LanguageModel | None) -> RnnTables:
     matrices = rnn.gates[:, :size], rnn.gates[:, size:], rnn.out
     inputs, back, out = (laid_out(np.ascontiguousarray(matrix.T)) for matrix in matrices)
     words_and_biases = rnn.embedding, rnn.scale, rnn.bias, place, parts.astype(np.float32)
-    matrices_of_gates = inputs, back, rnn.gates_scale, rnn.gates_bias
-    return RnnTables(
-        number.astype(np.int32), share, *words_and_biases, *matrices_of_gates, out, rnn.out_scale, rnn.out_bias
-    )
+    all_matrices = inputs, back, rnn.gates_scale, rnn.gates_bias, out, rnn.out_scale, rnn.out_bias
+    return RnnTables(number.astype(np.int32), share, *words_and_biases, *all_matrices)
 
 
 def row_size(rnn: RnnTables) -> int:
@@ -85,9 +83,8 @@ def first(r: RnnTables) -> Floats:
     """The memory of a text that is about to begin."""
     memory = np.zeros(row_size(r), np.float32)
     if len(memory):
-        out = r.out, r.out_scale, r.out_bias
-        gates = r.inputs, r.back, r.gates_scale, r.gates_bias
-        advance(r.embedding[START], r.scale[START], np.zeros_like(memory), *gates, *out, memory)
+        matrices = r.inputs, r.back, r.gates_scale, r.gates_bias, r.out, r.out_scale, r.out_bias
+        advance(r.embedding[START], r.scale[START], np.zeros_like(memory), *matrices, memory)
     return memory
 
 
