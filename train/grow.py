@@ -1,7 +1,12 @@
-"""A deeper network that computes what a trained one computes: `train.grow IN.pt CONFIG.toml OUT.pt --new 2 6`.
+"""A network to go on with, made from a trained one: a deeper one, or its offline sibling.
 
-Recurrent blocks are put in between the old ones; what they add to their input is zero at first, and learnt by
-`python -m train.fit CONFIG.toml --start-from OUT.pt`. Numbers are places in the new network, from 0.
+    python -m train.grow IN.pt CONFIG.toml OUT.pt --new 2 6      # recurrent blocks put in between the old ones
+    python -m train.grow IN.pt CONFIG.toml OUT.pt --both-ways    # a streaming model becomes a bidirectional one
+    python -m train.fit CONFIG.toml --start-from OUT.pt          # with --offline for the latter
+
+What new blocks add to their input is zero at first, so that the deeper network computes what the other one did. Numbers
+are places in the new network, from 0. In the offline sibling those memories run backwards that were the shortest, and
+contexts have lost their oldest frames, so that it has to learn a little before it is as good again.
 
 Source of the idea: Chen, Goodfellow, Shlens, "Net2Net: Accelerating Learning via Knowledge Transfer", 2016.
 """
@@ -11,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -71,16 +76,61 @@ def grow(source: Path, config: TrainConfig, target: Path, new: list[int]) -> Non
     checkpoint.save(target, {**saved, "config": json.dumps(asdict(config))})
 
 
+def centred(kernel: Tensor, right: int) -> Tensor:
+    """A kernel (C, 1, K) that sees `right` frames ahead as one that sees K // 2: the taps stay at their frames."""
+    shift = kernel.shape[2] // 2 - right
+    return torch.cat([kernel[:, :, shift:], torch.zeros_like(kernel[:, :, :shift])], 2)
+
+
+def both_ways(source: Path, config: TrainConfig, target: Path) -> None:
+    """Write a checkpoint to start from, of the offline model that `config` describes, from a streaming one.
+
+    Raises:
+        ConfigError: the networks differ in more than their directions, or the recurrence is of another kind.
+    """
+    old, _, saved = checkpoint.load_model(source)
+    expected = replace(old.config, bidirectional=True, context_ahead=0, dropout=config.model.dropout)
+    if old.config.bidirectional or config.model != expected or old.config.rnn != "gated":
+        raise ConfigError(
+            f"{config.model} is not the offline sibling of {old.config}",
+            "a gated streaming model, and one that differs in `bidirectional` and `context_ahead` only",
+            "Set [offline.model] lookahead to that of [model].",
+        )
+    channels, half = old.config.size, old.config.size // 2
+    for kind in ("model", "average"):
+        weights: dict[str, Tensor] = dict(saved[kind])
+        for index, place in enumerate(block_places(old)):
+            inner = f"network.layers.{place}.inner.layers."
+            at = int(bool(old.config.context))
+            if at:
+                name = f"{inner}1.conv.weight"
+                weights[name] = centred(weights[name], int(index < old.config.context_ahead))
+            gates, bias, out = (f"{inner}{at + 1}.{part}" for part in ("gates.weight", "gates.bias", "out.weight"))
+            order = weights[bias][channels : 2 * channels].argsort(descending=True)  # long memories first
+            order = torch.cat([order[:half].sort()[0], order[half:].sort()[0]])
+            rows = torch.cat([order + gate * channels for gate in range(3)])
+            weights[gates], weights[bias] = weights[gates][rows], weights[bias][rows]
+            weights[out] = weights[out][:, order]
+        saved[kind] = weights
+    checkpoint.save(target, {**saved, "config": json.dumps(asdict(config))})
+
+
 def main() -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m train.grow", description="Put recurrent blocks into a model.")
+    parser = argparse.ArgumentParser(prog="python -m train.grow", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("source", type=Path, metavar="IN.pt")
     parser.add_argument("config", type=Path, metavar="CONFIG.toml")
     parser.add_argument("target", type=Path, metavar="OUT.pt")
-    parser.add_argument("--new", type=int, nargs="+", required=True, metavar="N", help="places of the new blocks")
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--new", type=int, nargs="+", metavar="N", help="places of the new blocks")
+    kind.add_argument("--both-ways", action="store_true", help="CONFIG's offline sibling of a streaming model")
     arguments = parser.parse_args()
     try:
-        grow(arguments.source, read_config(arguments.config), arguments.target, arguments.new)
+        config = read_config(arguments.config, offline=arguments.both_ways)
+        if arguments.both_ways:
+            both_ways(arguments.source, config, arguments.target)
+        else:
+            grow(arguments.source, config, arguments.target, arguments.new)
     except StreamasrError as error:
         print(f"train.grow: {error}", file=sys.stderr)
         return 1

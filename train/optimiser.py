@@ -19,15 +19,26 @@ def is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:
     return parameter.dim() == 2 and min(parameter.shape) > 64 and "head" not in name
 
 
-def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
-    """The nearest matrix with singular values of about one, by a Newton-Schulz iteration: (N, M) to (N, M)."""
+# The best odd polynomials of the fifth degree, one after another, for singular values of 0.02 to 1: within 0.1 of one.
+POLYNOMIALS = ((7.711, -22.1138, 16.2487), (3.2153, -2.4112, 0.5013), (2.2183, -1.594, 0.4107))
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """The nearest matrix with singular values of about one: (N, M) to (N, M).
+
+    Products alone, so that it is fast; singular values below a fiftieth of the fourth root of the sum of their fourth
+    powers stay small. Source: Amsel et al., "The Polar Express: Optimal Matrix Sign Methods and Their Application to
+    the Muon Algorithm", 2025.
+    """
     x = matrix.to(product_type(matrix.device.type))
     tall = x.shape[0] > x.shape[1]
     x = x.t() if tall else x
-    x = x / (x.norm() + 1e-7)
-    for _ in range(steps):
-        square = x @ x.t()
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    square = x @ x.t()
+    norm = square.float().norm() + 1e-14  # its root bounds the largest value far closer than the norm of x does
+    x, square = x / norm.sqrt().to(x.dtype), square / norm.to(x.dtype)
+    for number, (first, third, fifth) in enumerate(POLYNOMIALS):
+        square = x @ x.t() if number else square
+        x = torch.addmm(x, torch.addmm(square, square, square, beta=third, alpha=fifth), x, beta=first)
     return (x.t() if tall else x).to(matrix.dtype)
 
 

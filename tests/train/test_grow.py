@@ -12,7 +12,7 @@ from streamasr.model import AsrModel
 from streamasr.text import Vocab
 from tests.train.corpora import tiny
 from train import checkpoint
-from train.grow import grow
+from train.grow import block_places, both_ways, grow
 
 
 @pytest.fixture
@@ -43,3 +43,28 @@ def test_other_differences_are_refused(source: Path, tmp_path: Path) -> None:
     wider = replace(config, model=replace(config.model, layers=3, size=48))
     with pytest.raises(ConfigError, match="differ in more than blocks"):
         grow(source, wider, tmp_path / "new.pt", [2])
+
+
+def test_an_offline_model_begins_with_what_the_streaming_one_knows(tmp_path: Path) -> None:
+    config = tiny(tmp_path, name="a")
+    shape = replace(config.model, rnn="gated", context=5, context_ahead=1, lookahead=2)
+    torch.manual_seed(1)
+    old = AsrModel(config.features, shape, len(Vocab()))
+    with torch.no_grad():
+        for place in block_places(old):
+            context, recurrence = list(old.network.layers[place].inner)[1:3]
+            context.conv.weight[:, :, :2] = 0  # as far back as the offline one hears no more
+            recurrence.gates.weight[shape.size : 2 * shape.size][::2] = 0
+            recurrence.gates.bias[shape.size : 2 * shape.size][::2] = -1e4  # every other channel has no memory
+    facts = {"step": 1, "heard_h": 0.5, "trained_s": 1.0, "config": json.dumps(asdict(replace(config, model=shape)))}
+    weights = old.state_dict()
+    checkpoint.save(tmp_path / "old.pt", {"model": weights, "average": weights, **facts})
+    offline = replace(config, model=replace(shape, bidirectional=True, context_ahead=0))
+    both_ways(tmp_path / "old.pt", offline, tmp_path / "new.pt")
+    new = checkpoint.load_model(tmp_path / "new.pt")[0]
+    assert new.config.bidirectional
+    samples, lengths = torch.randn(2, 16_000), torch.tensor([16_000, 9_000])
+    with torch.no_grad():
+        torch.testing.assert_close(old(samples, lengths)[0], new(samples, lengths)[0], atol=1e-5, rtol=1e-4)
+    with pytest.raises(ConfigError, match="is not the offline sibling"):
+        both_ways(tmp_path / "new.pt", offline, tmp_path / "twice.pt")

@@ -8,7 +8,7 @@ from torch import nn
 
 from streamasr.errors import ConfigError
 from train.config import OptimiserConfig
-from train.optimiser import Muon, Optimisers
+from train.optimiser import Muon, Optimisers, orthogonalise
 
 
 def network() -> nn.Sequential:
@@ -44,13 +44,36 @@ def test_it_learns_and_goes_on_from_its_state(kind: str) -> None:
     torch.testing.assert_close(losses(model, optimiser, 3), losses(other, again, 3), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(70, 90), (192, 65), (128, 128)])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+def test_all_directions_become_equally_long(shape: tuple[int, int], scale: float) -> None:
+    torch.manual_seed(3)
+    values = torch.logspace(-1.0, 0.0, min(shape))
+    left, right = (torch.linalg.qr(torch.randn(size, min(shape)))[0] for size in shape)
+    found = orthogonalise(scale * left @ torch.diag(values) @ right.t())
+    assert found.shape == shape
+    torch.testing.assert_close(torch.linalg.svdvals(found), torch.ones(min(shape)), atol=0.2, rtol=0)
+    torch.testing.assert_close(found, left @ right.t(), atol=0.1, rtol=0)
+
+
+def test_nothing_becomes_nothing() -> None:
+    assert not orthogonalise(torch.zeros(70, 90)).any()
+
+
 @pytest.mark.parametrize("shape", [(70, 90), (192, 65)])
-def test_muon_is_torch_s(shape: tuple[int, int]) -> None:
+def test_muon_is_torch_s_but_for_the_polynomials(shape: tuple[int, int]) -> None:
     torch.manual_seed(3)
     start = torch.randn(shape)
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
     one = Muon([ours], 0.02, 0.1)
-    other = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    other = torch.optim.Muon(
+        [theirs],
+        lr=0.02,
+        weight_decay=0.1,
+        adjust_lr_fn="match_rms_adamw",
+        ns_coefficients=(1.875, -1.25, 0.375),
+        ns_steps=14,
+    )  # the polynomial that ends at one, made often enough
     for _ in range(3):
         gradient = torch.randn(shape)
         ours.grad, theirs.grad = gradient.clone(), gradient.clone()
