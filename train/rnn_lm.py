@@ -1,7 +1,7 @@
 """Train the recurrent language model that the beam mixes with the n-grams: `make rnn-lm`, or `python -m train.rnn_lm`.
 
     python -m train.rnn_lm --hours 1                       # beside the n-grams of models/english-lm
-    python -m train.rnn_lm --hours 0.5 --start-from english-rnn-lm --name more
+    python -m train.rnn_lm --hours 0.5 --start-from models/english-lm --name more    # goes on from what was released
 
 It reads the texts that `train.lm` reads, and leaves the same lines out. The words that are told are compared with some
 that are drawn at random (importance sampling: Bengio, Senécal, "Adaptive Importance Sampling to Accelerate Training of
@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from streamasr.dense import rounded
-from streamasr.errors import StreamasrError
+from streamasr.errors import BundleError, StreamasrError
 from streamasr.ngram import END, START, UNKNOWN
-from streamasr.rnn_lm import RnnLm, write_rnn
+from streamasr.rnn_lm import FILE, RnnLm, read_rnn, write_rnn
 from train import checkpoint
 from train.data import cache_root
 from train.lm import DEFAULT_HELD_OUT, DEFAULT_TEXT, choose_words, numbers_of, read_lines, read_texts
@@ -40,6 +40,7 @@ WARMUP_STEPS = 300
 FALLING = 0.75  # share of the time in which the rate falls
 HOLD = 0.05  # weight of the square of the sum's logarithm
 IGNORED = -1
+SIZES = "embedding.weight", "memory.weight_hh_l0"  # their columns: numbers of a word, and cells
 
 
 class Network(nn.Module):
@@ -97,6 +98,42 @@ def exported(network: Network, words: Sequence[str]) -> RnnLm:
         *matrix(weights["out.weight"]),
         weights["out.bias"].numpy(),
     )
+
+
+def imported(rnn: RnnLm) -> dict[str, Any]:
+    """A checkpoint to begin with: the weights of a released model, which `exported` rounds to the same bytes."""
+
+    def matrix(rows: NDArray[Any], scale: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(rows.astype(np.float32) * scale[:, None])
+
+    size = rnn.embedding.shape[1]
+    gates = matrix(rnn.gates, rnn.gates_scale)
+    network = {
+        "embedding.weight": matrix(rnn.embedding, rnn.scale),
+        "bias": torch.from_numpy(rnn.bias.copy()),
+        "memory.weight_ih_l0": gates[:, :size],
+        "memory.weight_hh_l0": gates[:, size:],
+        "memory.bias_ih_l0": torch.from_numpy(rnn.gates_bias.copy()),
+        "memory.bias_hh_l0": torch.zeros(4 * rnn.cells),
+        "out.weight": matrix(rnn.out, rnn.out_scale),
+        "out.bias": torch.from_numpy(rnn.out_bias.copy()),
+    }
+    return {"network": network, "words": list(rnn.words)}
+
+
+def begun(start: str) -> dict[str, Any]:
+    """The checkpoint to begin with: of a run, by its name, or of a folder with a released model.
+
+    Raises:
+        BundleError: there is neither.
+    """
+    path = cache_root() / "runs" / start / "latest.pt"
+    if path.exists():
+        return checkpoint.load(path)
+    if rnn := read_rnn(Path(start)):
+        return imported(rnn)
+    expected = f"the name of a run, or a folder with {FILE}"
+    raise BundleError(f"there is neither {path} nor {Path(start) / FILE}", expected, "Correct --start-from.")
 
 
 def numbered(sentences: Sequence[str], words: Sequence[str]) -> list[NDArray[np.int32]]:
@@ -173,8 +210,9 @@ def _train(options: argparse.Namespace) -> int:
     held_out = {Path(path).parent.name or path: list(read_lines(Path(path))) for path in options.held_out}
     texts = read_texts(options.text, held_out.values())
     path = cache_root() / "runs" / options.name / "latest.pt"
-    begun = options.start_from and cache_root() / "runs" / options.start_from / "latest.pt"
-    saved: dict[str, Any] | None = checkpoint.load(path) if path.exists() else checkpoint.load(begun) if begun else None
+    saved: dict[str, Any] | None = None
+    if path.exists() or options.start_from:
+        saved = checkpoint.load(path) if path.exists() else begun(options.start_from)
     words = saved["words"] if saved else choose_words(texts, options.words)
     lines = [numbered(text.sentences, words) for text in texts]
     measured = {name: numbered(sentences, words) for name, sentences in held_out.items()}
@@ -184,7 +222,8 @@ def _train(options: argparse.Namespace) -> int:
     print(f"{len(words)} words; {len(heard_lines)} sentences an epoch, {sum(map(len, heard_lines))} words", flush=True)
 
     torch.manual_seed(options.seed)
-    network = Network(shares, options.size, options.cells)
+    size, cells = (saved["network"][name].shape[1] for name in SIZES) if saved else (options.size, options.cells)
+    network = Network(shares, size, cells)
     inner = [*network.memory.parameters(), *network.out.parameters()]
     free = [network.embedding.weight, network.bias]
     groups = [{"params": inner, "weight_decay": 0.01}, {"params": free, "weight_decay": 0.0}]
@@ -255,7 +294,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep-every", type=int, default=2000, metavar="STEPS")
     parser.add_argument("--name", default="english-rnn-lm", help="of the run")
-    parser.add_argument("--start-from", metavar="NAME", help="a run whose weights are taken to begin with")
+    parser.add_argument("--start-from", metavar="NAME", help="a run, or the folder of a model, to begin with")
     parser.add_argument("--output", default="models/english-lm", metavar="FOLDER", help="of the n-grams; '' for none")
     options = parser.parse_args(arguments)
     options.text = options.text or list(DEFAULT_TEXT)

@@ -67,6 +67,13 @@ def test_training_goes_on_from_its_checkpoint_and_the_beam_takes_the_model(
     assert shown[1] < shown[0] < 40  # of 40 words and an end
     model = LanguageModel.load(folder)
     assert model.rnn and len(model.rnn.words) == 40
+    again = tmp_path / "again"
+    more = ["--name", "more", "--start-from", folder, "--output", str(again)]
+    assert rnn_lm.main([*given, "--repeat", "1", "--hours", "0", *more]) == 0  # its sizes are those of the model
+    started = read_rnn(again)
+    assert started is not None and started.words == model.rnn.words
+    for one, other in zip(model.rnn[1:], started[1:], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
     decoder = Decoder(Vocab(), BeamConfig(width=4), lm=model)
     rows = np.full((6, len(Vocab())), -np.log(len(Vocab())), np.float32)
     decoder.finish(decoder.step(rows, decoder.start()))
@@ -75,3 +82,10 @@ def test_training_goes_on_from_its_checkpoint_and_the_beam_takes_the_model(
 def test_what_is_missing_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert rnn_lm.main(["--text", str(tmp_path / "gone.txt"), "--held-out", str(tmp_path / "gone.txt")]) == 1
     assert "gone.txt: No such file" in capsys.readouterr().err
+
+
+def test_what_cannot_be_begun_with_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.txt").write_text("\n".join(some_text(1)))
+    given = ["--text", f"{tmp_path}/text.txt=1", "--held-out", f"{tmp_path}/text.txt"]
+    assert rnn_lm.main([*given, "--start-from", str(tmp_path / "gone")]) == 1
+    assert "rnn.safetensors; expected the name of a run" in capsys.readouterr().err
