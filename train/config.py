@@ -111,8 +111,9 @@ class TechniqueConfig:
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """`kind` (adamw, or muon for inner matrices: better steps, a fifth of a second of bfloat16 products for each on one
-    core) with linear warm-up, a constant stretch, and a linear decay over the last `decay_steps` of `steps`."""
+    """`kind` (adamw, or muon for inner matrices: better steps, but one with `small` takes another second of float32
+    products on one core) with linear warm-up, a constant stretch, and a linear decay over the last `decay_steps` of
+    `steps`."""
 
     kind: str = "adamw"
     rate: float = 1.0e-3

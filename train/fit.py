@@ -39,6 +39,8 @@ from train.losses import consistency, ctc_loss, distillation, frames_within, pea
 from train.optimiser import Optimisers
 from train.precision import has_bfloat16
 
+SOLVED_BATCHES = 40  # that the first maps of an imitation are found on
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -200,6 +202,10 @@ def _fit(config: TrainConfig, folder: Path, start_from: Path | None, log: Log, i
         average.load_state_dict(saved["average"], strict=False)
         if imitation is not None and "imitation" in saved:
             imitation.load_state_dict(saved["imitation"])
+        elif imitation is not None:
+            at, plan = config.data.short_first_epochs, batches.plan(config.data.short_first_epochs)
+            imitation.solve(model, (batches.make(at, *each) for each in enumerate(plan[:SOLVED_BATCHES])))
+            distributed.copy_from_first(imitation)
         heard_h, trained_s = saved["heard_h"], saved["trained_s"]
         log.say(f"starting from the weights of {start_from}")
     else:

@@ -17,9 +17,9 @@ from __future__ import annotations
 import argparse
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -31,7 +31,8 @@ from torch.nn import functional as F
 from streamasr.errors import BundleError, ConfigError, StreamasrError
 from streamasr.model import AsrModel
 from train.augment import RATE_HZ
-from train.data import Corpus, cache_root
+from train.data import Batch, Corpus, cache_root
+from train.losses import frames_within
 from train.precision import product_type
 
 SPAN = 640  # samples of a frame that is kept: 40 ms
@@ -252,12 +253,13 @@ class Imitation(nn.Module):
         self.register_buffer("mean", torch.zeros(2 * teacher_size))
         self.register_buffer("deviation", torch.ones(2 * teacher_size))
         self._heard: dict[int, Tensor] = {}
+        self._solving = False
         for place in self.at:
             model.network.layers[place - 1].register_forward_hook(self._keep(place))
 
     def _keep(self, place: int) -> Any:
         def hook(_: nn.Module, __: Any, output: Tensor) -> None:
-            if torch.is_grad_enabled():
+            if torch.is_grad_enabled() or self._solving:
                 self._heard[place] = output
 
         return hook
@@ -267,10 +269,46 @@ class Imitation(nn.Module):
         self.mean.copy_(frames.mean(0))
         self.deviation.copy_(frames.std(0) + 1e-3)
 
+    def _normalised(self, frames: Tensor) -> Tensor:
+        return ((frames - self.mean) / self.deviation).clamp(-4, 4)
+
+    @torch.no_grad()
+    def solve(self, model: AsrModel, batches: Iterable[Batch], ridge: float = 10.0) -> None:
+        """Set the maps to the best for a trained model as it is (least squares), so that they do not mislead it."""
+        size, device = model.config.size, self.mean.device
+        sums = [torch.zeros(size + 1, size + 1 + self.mean.numel() // 2, dtype=torch.float64) for _ in self.at]
+        was_training = model.training
+        model.eval()
+        self._solving = True
+        for batch in batches:
+            if batch.imitated is None:
+                continue
+            frames = -(-batch.lengths.to(device) // model.features.config.hop)
+            energies = model.features(batch.samples.to(device))
+            _, counts, _ = model.encode(energies * frames_within(frames, energies.shape[-1])[:, None], frames)
+            wanted, there = (each.to(device) for each in batch.imitated)
+            keep = there & frames_within(counts, there.shape[1])
+            for place, found, target in zip(self.at, sums, self._normalised(wanted).chunk(2, -1), strict=True):
+                heard = self._heard.pop(place).transpose(1, 2)  # (B, T, size)
+                kept = keep[:, : heard.shape[1]]
+                count = kept.shape[1]
+                x = F.layer_norm(heard[:, :count], (size,))[kept].double().cpu()
+                x = torch.cat([x, x.new_ones(len(x), 1)], 1)
+                found += x.t() @ torch.cat([x, target[:, :count][kept].double().cpu()], 1)
+        self._solving = False
+        model.train(was_training)
+        for head, found in zip(self.heads, sums, strict=True):
+            norm, linear = cast(nn.Sequential, head)
+            squares, products = found[:, : size + 1], found[:, size + 1 :]
+            solved = torch.linalg.solve(squares + ridge * torch.eye(size + 1, dtype=torch.float64), products).float()
+            norm.reset_parameters()
+            linear.weight.copy_(solved[:-1].t())
+            linear.bias.copy_(solved[-1])
+
     def forward(self, frames: Tensor, keep: Tensor) -> Tensor:
         """Sum over the frames `keep` (B, T) of the squared error to normalised `frames` (B, T, 2 C), mean over C."""
         total = frames.new_zeros(())
-        frames = ((frames - self.mean) / self.deviation).clamp(-4, 4)
+        frames = self._normalised(frames)
         for place, head, wanted in zip(self.at, self.heads, frames.chunk(2, -1), strict=True):
             heard = self._heard.pop(place).transpose(1, 2)  # (B, T, size)
             count = min(heard.shape[1], wanted.shape[1])

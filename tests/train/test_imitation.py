@@ -13,11 +13,12 @@ import torch
 from streamasr.errors import BundleError, ConfigError
 from streamasr.text import Vocab
 from tests.train.corpora import make_corpus, tiny
-from train import fit, imitation
+from train import checkpoint, fit, imitation
 from train.augment import Timing
 from train.config import TechniqueConfig
 from train.data import FRAME, Batches, Corpus, Span
 from train.log import read_log
+from train.losses import frames_within
 
 SIZE, MELS = 16, 80
 
@@ -119,6 +120,43 @@ def test_imitation_is_learnt(corpus: Path) -> None:
     fitted = fit.fit(config)
     curve = [line["imitate"] for line in read_log(fitted.checkpoint.parent) if "imitate" in line]
     assert sum(curve[-5:]) < 0.8 * sum(curve[:5])
+
+
+def test_a_trained_model_begins_with_the_best_maps(corpus: Path) -> None:
+    config = replace(tiny(corpus, name="plain"), optimiser=replace(tiny(corpus).optimiser, steps=2))
+    trained = fit.fit(config).checkpoint
+    imitating = replace(config, technique=TechniqueConfig(imitate=1.0), run=replace(config.run, name="imitating"))
+    fitted = fit.fit(imitating, start_from=trained)
+    first = next(line["imitate"] for line in read_log(fitted.checkpoint.parent) if "imitate" in line)
+
+    model = checkpoint.load_model(trained)[0]
+    utterances = Corpus(corpus, 20.0)
+    frames = imitation.Frames(corpus.name, len(utterances))
+    batches = Batches([utterances], config.data, None, Vocab(), 1, frames=[frames])
+    made = [batches.make(1, *each) for each in enumerate(batches.plan(1))]
+    maps = imitation.Imitation(model, SIZE)
+    maps.measure(frames.sample())
+
+    def error() -> float:
+        total = 0.0
+        for batch in made:
+            counts = -(-batch.lengths // FRAME)
+            model(batch.samples, batch.lengths)
+            assert batch.imitated is not None
+            wanted, there = batch.imitated
+            total += float(maps(wanted, there & frames_within(counts, there.shape[1])).detach())
+        return total
+
+    before = error()
+    maps.solve(model, made, ridge=1e-6)
+    best = error()
+    assert best < 0.8 * before and first < before
+    for head in maps.heads:
+        torch.manual_seed(1)
+        kept = head[1].weight.data.clone()
+        head[1].weight.data += 0.01 * torch.randn_like(kept)
+        assert error() > best
+        head[1].weight.data.copy_(kept)
 
 
 def test_what_is_missing_is_told(tmp_path: Path, corpus: Path) -> None:
