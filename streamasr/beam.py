@@ -64,6 +64,7 @@ class Options(NamedTuple):
 
 class Scratch(NamedTuple):
     odds: NDArray[np.float64]  # (V,) probabilities of this frame
+    heard: NDArray[np.int32]  # (V,) tokens but the blank that are possible in this frame, in its first places
     sums: NDArray[np.float64]  # (W, 5)
     picks: NDArray[np.int32]  # (W, 3)
     path: NDArray[np.int32]  # (R, 3)
@@ -76,6 +77,7 @@ def _scratch(width: int, recent: int, vocabulary: int) -> Scratch:
     states = 2 * recent + 2
     return Scratch(
         np.empty(vocabulary),
+        np.empty(vocabulary, np.int32),
         np.empty((width, 5)),
         np.empty((width, 3), np.int32),
         np.empty((recent, 3), np.int32),
@@ -154,20 +156,21 @@ def _floor(count: int, drop: float, w: Scratch) -> float:
 @inner
 def _extend(s: Arrays, m: Models, count: int, drop: float, w: Scratch) -> int:
     """Offer the prefixes one token longer that are not in the beam. Returns the number of prefixes chosen."""
-    vocabulary, loudest = w.odds.shape[0], 0.0
+    heard, loudest = 0, 0.0
     scored = m.lm.trie_best.shape[0] > 0 or m.following.shape[0] > 0
-    for token in range(vocabulary):
-        if token != BLANK and w.odds[token] > loudest:
-            loudest = w.odds[token]
+    for token in range(w.odds.shape[0]):
+        if token != BLANK and w.odds[token] > 0.0:
+            w.heard[heard] = token
+            heard += 1
+            loudest = max(loudest, w.odds[token])
     for i in range(s.clock[COUNT]):
         node = np.int64(s.beam[i])
         whole = s.masses[i, 0] + s.masses[i, 1]
         rise, leap = s.values[node, RISE], s.values[node, LEAP]
         if whole * loudest * max(rise, leap) <= _floor(count, drop, w):
             continue
-        for token in range(vocabulary):
-            if token == BLANK or w.odds[token] == 0.0:
-                continue
+        for k in range(heard):
+            token = np.int64(w.heard[k])
             score = _reached(s, i, node, token, w)
             bound = score * (leap if token == m.space else rise)
             if bound <= _floor(count, drop, w):
