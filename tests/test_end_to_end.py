@@ -95,8 +95,7 @@ def test_what_is_spoken_into_a_microphone_is_what_the_file_says(spoken: Path, tm
             break
     assert same > 0.95
     assert jiwer.wer(transcribed(recorded), finals) <= 0.05
-    most = 0.05 if CORPUS.exists() else 0.1  # of the 40 words made on the spot, one that is misheard can be three
-    assert jiwer.wer(transcribed(spoken), finals) <= most
+    assert jiwer.wer(transcribed(spoken), finals) <= 0.1  # of 40 to 70 words; one that is misheard can be three
 
 
 def loudest_correlation(played: np.ndarray, heard: np.ndarray) -> float:
