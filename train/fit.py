@@ -203,8 +203,9 @@ def _fit(config: TrainConfig, folder: Path, start_from: Path | None, log: Log, i
         if imitation is not None and "imitation" in saved:
             imitation.load_state_dict(saved["imitation"])
         elif imitation is not None:
-            at, plan = config.data.short_first_epochs, batches.plan(config.data.short_first_epochs)
-            imitation.solve(model, (batches.make(at, *each) for each in enumerate(plan[:SOLVED_BATCHES])))
+            mixed = config.data.short_first_epochs  # the first epoch whose batches come in any order
+            plan = batches.plan(mixed)[:SOLVED_BATCHES]
+            imitation.solve(model, (batches.make(mixed, *each) for each in enumerate(plan)))
             distributed.copy_from_first(imitation)
         heard_h, trained_s = saved["heard_h"], saved["trained_s"]
         log.say(f"starting from the weights of {start_from}")

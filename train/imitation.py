@@ -283,9 +283,7 @@ class Imitation(nn.Module):
         for batch in batches:
             if batch.imitated is None:
                 continue
-            frames = -(-batch.lengths.to(device) // model.features.config.hop)
-            energies = model.features(batch.samples.to(device))
-            _, counts, _ = model.encode(energies * frames_within(frames, energies.shape[-1])[:, None], frames)
+            _, counts = model(batch.samples.to(device), batch.lengths.to(device))
             wanted, there = (each.to(device) for each in batch.imitated)
             keep = there & frames_within(counts, there.shape[1])
             for place, found, target in zip(self.at, sums, self._normalised(wanted).chunk(2, -1), strict=True):

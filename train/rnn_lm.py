@@ -210,9 +210,8 @@ def _train(options: argparse.Namespace) -> int:
     held_out = {Path(path).parent.name or path: list(read_lines(Path(path))) for path in options.held_out}
     texts = read_texts(options.text, held_out.values())
     path = cache_root() / "runs" / options.name / "latest.pt"
-    saved: dict[str, Any] | None = None
-    if path.exists() or options.start_from:
-        saved = checkpoint.load(path) if path.exists() else begun(options.start_from)
+    start: str | None = options.start_from
+    saved = checkpoint.load(path) if path.exists() else begun(start) if start else None
     words = saved["words"] if saved else choose_words(texts, options.words)
     lines = [numbered(text.sentences, words) for text in texts]
     measured = {name: numbered(sentences, words) for name, sentences in held_out.items()}
