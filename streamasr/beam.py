@@ -17,7 +17,20 @@ from numpy.typing import NDArray
 
 from streamasr.agreement import agreement, judge
 from streamasr.align import AT_FRAME, AT_NODE, AT_TOKEN, PEAK, align
-from streamasr.compiled import entry, inner, maker
+from streamasr.candidates import (
+    ENTRY,
+    NEW_ENDED,
+    NEW_RUNNING,
+    NEXT,
+    SCORE,
+    SOURCE,
+    STAYS_ENDED,
+    STAYS_RUNNING,
+    Scratch,
+    offer,
+    scratch,
+)
+from streamasr.compiled import entry, inner
 from streamasr.gains import Models, gain, inherit, parting
 from streamasr.tree import (
     AGREED,
@@ -47,8 +60,6 @@ from streamasr.tree import (
 
 BLANK = 0
 STAY = -1  # in place of a token: the prefix stays as it is
-STAYS_ENDED, STAYS_RUNNING, SCORE, NEW_ENDED, NEW_RUNNING = range(5)  # columns of `sums`
-SOURCE, NEXT, ENTRY = range(3)  # columns of `picks`
 TOKEN_OUT, FRAME_OUT, PEAK_OUT, AGREED_OUT = range(4)  # columns of tokens that are handed out
 FINE, NOT_A_NUMBER, INFINITE, IMPOSSIBLE = range(4)  # what may be wrong with log-probabilities
 
@@ -60,46 +71,6 @@ class Options(NamedTuple):
     prune: float
     drop: float
     offsets: NDArray[np.float64]  # (V,)
-
-
-class Scratch(NamedTuple):
-    odds: NDArray[np.float64]  # (V,) probabilities of this frame
-    heard: NDArray[np.int32]  # (V,) tokens but the blank that are possible in this frame, in its first places
-    sums: NDArray[np.float64]  # (W, 5)
-    picks: NDArray[np.int32]  # (W, 3)
-    path: NDArray[np.int32]  # (R, 3)
-    trellis: NDArray[np.float64]  # (3, 2R + 2)
-    back: NDArray[np.uint8]  # (R, 2R + 2)
-
-
-@maker
-def _scratch(width: int, recent: int, vocabulary: int) -> Scratch:
-    states = 2 * recent + 2
-    return Scratch(
-        np.empty(vocabulary),
-        np.empty(vocabulary, np.int32),
-        np.empty((width, 5)),
-        np.empty((width, 3), np.int32),
-        np.empty((recent, 3), np.int32),
-        np.empty((3, states)),
-        np.empty((recent, states), np.uint8),
-    )
-
-
-@inner
-def _offer(w: Scratch, count: int, score: float, source: int, token: int) -> int:
-    """Take a candidate into the sorted list of the best; the earlier of equals stays ahead. Returns their number."""
-    width = w.sums.shape[0]
-    if not score > 0.0 or (count == width and score <= w.sums[width - 1, SCORE]):
-        return count
-    place = count if count < width else width - 1
-    while place > 0 and w.sums[place - 1, SCORE] < score:
-        w.sums[place, SCORE] = w.sums[place - 1, SCORE]
-        w.picks[place, SOURCE] = w.picks[place - 1, SOURCE]
-        w.picks[place, NEXT] = w.picks[place - 1, NEXT]
-        place -= 1
-    w.sums[place, SCORE], w.picks[place, SOURCE], w.picks[place, NEXT] = score, source, token
-    return count + 1 if count < width else width
 
 
 @inner
@@ -136,7 +107,7 @@ def _stay(s: Arrays, w: Scratch) -> int:
             running += _reached(s, j, parent, token, w) * s.values[node, FACTOR]
         w.sums[i, STAYS_ENDED] = (s.masses[i, 0] + s.masses[i, 1]) * w.odds[BLANK]
         w.sums[i, STAYS_RUNNING] = running
-        count = _offer(w, count, w.sums[i, STAYS_ENDED] + running, i, np.int64(STAY))
+        count = offer(w, count, w.sums[i, STAYS_ENDED] + running, i, np.int64(STAY))
     return count  # type: ignore[no-any-return]
 
 
@@ -181,7 +152,7 @@ def _extend(s: Arrays, m: Models, count: int, drop: float, w: Scratch) -> int:
             if scored:
                 least = np.log(_best(count, w) / score) + m.trust if token == m.space else 0.0
                 score *= np.exp(gain(s, m, node, token, least))
-            count = _offer(w, count, score, i, token)
+            count = offer(w, count, score, i, token)
     return count
 
 
@@ -380,7 +351,7 @@ def search(
         return fault, before, np.empty((0, 4)), 0
     s = moved(before, frames)
     out = np.empty((frames + s.recent.shape[0], 4))
-    filled = _run(log_probs, s, options, m, out, _scratch(s.beam.shape[0], s.recent.shape[0], vocabulary))
+    filled = _run(log_probs, s, options, m, out, scratch(s.beam.shape[0], s.recent.shape[0], vocabulary))
     return FINE, trimmed(s), out, filled
 
 
@@ -394,7 +365,7 @@ def trace(s: Arrays, m: Models, ended: bool, out: NDArray[np.float64]) -> tuple[
     Returns:
         the number of tokens; the share of hypotheses that have the word that the best one ends with.
     """
-    w = _scratch(1, s.recent.shape[0], s.recent.shape[1])
+    w = scratch(1, s.recent.shape[0], s.recent.shape[1])
     if ended:
         _settle(s, m)
     length = _trace(s, w)

@@ -14,7 +14,20 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 
 UNCOUNTED = {"_nrt": False} if hasattr(CPUTargetOptions, "_nrt") else {}  # it is not documented and may go
 LOOPS = ("activation_cpu", "dense_cpu", "lstm_cpu", "patches_cpu", "tiles_cpu", "voice_cpu", "whole_cpu", "words")
-SOURCES = ("agreement", "align", "beam", "compiled", "gains", "lexicon", "lm", "memories", "ngram", "tree", *LOOPS)
+SOURCES = (
+    "agreement",
+    "align",
+    "beam",
+    "candidates",
+    "compiled",
+    "gains",
+    "lexicon",
+    "lm",
+    "memories",
+    "ngram",
+    "tree",
+    *LOOPS,
+)
 
 
 def _digest(sources: tuple[str, ...]) -> str:
