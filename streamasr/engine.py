@@ -29,7 +29,7 @@ from streamasr.work import Heard, Listen, Request, Step, Work, log_probs
 Samples = NDArray[np.float32]
 ResultT = TypeVar("ResultT")
 
-PIECE_S = 2.0  # long inputs are worked off in pieces of this length, which bounds memory
+PIECE_S = 4.0  # long inputs are worked off in pieces of this length, which bounds memory
 WARM_PAUSE_S = 0.6  # audio heard again by the fresh network state after an utterance that ended in silence
 WARM_SPEECH_S = 3.0  # likewise, after an utterance that was cut off because it became too long
 ONSET_S = 0.64  # before the gate opened: there the onset of the voice is looked for

@@ -23,6 +23,7 @@ from streamasr.tree import BEFORE, HEARD, READY, Arrays, drop
 
 Floats = NDArray[np.float32]
 FREQUENT = 4096  # words whose part in the gates is worked out once
+UNASKED = 5  # memories in a row that wait to be worked out, beside the last one
 
 
 class RnnTables(NamedTuple):
@@ -109,10 +110,16 @@ def _recall(s: Arrays, r: RnnTables, wanted: int) -> None:
 
 @inner
 def settle(s: Arrays, r: RnnTables, slot: int) -> None:
-    """Work out what `slot` needs, so that there are never more than two in a row that nobody has asked for."""
-    before = np.int64(s.slots[slot, BEFORE])
-    if s.slots[slot, READY] == 0 and s.slots[before, READY] == 0:
-        _recall(s, r, before)
+    """Work out what `slot` needs, so that there are never more than UNASKED before it that nobody has asked for.
+
+    Most hypotheses leave the beam before the recurrent model is asked about them.
+    """
+    at = np.int64(slot)
+    for _ in range(UNASKED):
+        if s.slots[at, READY] == 1:
+            return
+        at = np.int64(s.slots[at, BEFORE])
+    _recall(s, r, at)
 
 
 @inner

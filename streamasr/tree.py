@@ -68,13 +68,13 @@ def _remembered(s: Arrays, room: int) -> tuple[NDArray[np.int32], NDArray[np.flo
 def moved(s: Arrays, frames: int) -> Arrays:
     """A copy of the state, with room for what `frames` may add.
 
-    There are at most twice as many slots as nodes: those that nodes hold, and those that these still need.
+    There are at most twice as many slots as nodes: those that nodes hold, and the few above the root that these need.
     """
     width, held, used, kept = s.beam.shape[0], s.recent.shape[0], s.clock[FRESH], s.clock[UNTOUCHED]
     room = min(used + width * frames, width * (held + 1)) + 1
     nodes, values = np.empty((room, s.nodes.shape[1]), np.int32), np.empty((room, s.values.shape[1]))
     nodes[:used], values[:used] = s.nodes[:used], s.values[:used]
-    more = max(kept, min(kept + 2 * width * frames, 2 * room)) if s.memories.shape[1] > 0 else 0
+    more = max(kept, min(kept + width * frames, 2 * room)) if s.memories.shape[1] > 0 else 0
     slots, memories = _remembered(s, more)
     copies = s.beam.copy(), s.masses.copy(), s.recent.copy(), s.clock.copy(), s.scale.copy()
     return Arrays(nodes, values, *copies, slots, memories)

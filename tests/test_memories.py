@@ -18,6 +18,7 @@ from streamasr.ctc import BeamState, Decoder
 from streamasr.dense import rounded
 from streamasr.errors import BundleError, ChecksumError
 from streamasr.lm import LanguageModel
+from streamasr.memories import UNASKED
 from streamasr.ngram import START, UNKNOWN
 from streamasr.rnn_lm import FILE, RnnLm, read_rnn, write_rnn
 from tests.test_gains import ARPA, VOCAB, brute_force, few, spelled
@@ -118,6 +119,17 @@ def holders(state: BeamState) -> dict[int, int]:
     return counts
 
 
+def longest_unasked(state: BeamState) -> int:
+    """The longest row of memories one after the other that are not worked out."""
+    a, most = state.arrays, 0
+    for slot in range(int(a.clock[tree.UNTOUCHED])):
+        at, length = slot, 0
+        while a.slots[at, tree.HOLDERS] > 0 and not a.slots[at, tree.READY]:
+            at, length = int(a.slots[at, tree.BEFORE]), length + 1
+        most = max(most, length)
+    return most
+
+
 @given(seed=st.integers(0, 2**32 - 1), trust=st.sampled_from([-1e-9, -2.0, -50.0]), width=st.sampled_from([2, 16]))
 @settings(max_examples=25, deadline=None)
 def test_any_chunks_give_the_same_and_memories_are_given_back(
@@ -137,6 +149,7 @@ def test_any_chunks_give_the_same_and_memories_are_given_back(
         slots = state.arrays.slots[: int(state.arrays.clock[tree.UNTOUCHED])]
         assert counted == {slot: int(row[tree.HOLDERS]) for slot, row in enumerate(slots) if row[tree.HOLDERS] > 0}
         most = max(most, len(counted))
+        assert longest_unasked(state) <= UNASKED + 1
     assert decoder.finish(state)[0] == decoder.finish(whole)[0]
     assert decoder.hypotheses(state) == decoder.hypotheses(whole)
     assert most <= 2 * width * 22  # nodes of the tail, and what they still need
