@@ -13,7 +13,7 @@ from typing import Any
 
 import jiwer
 
-from streamasr import bundle
+from streamasr import bundle, checksums
 from streamasr.config import BeamConfig
 from streamasr.engine import Engine
 from streamasr.errors import StreamasrError
@@ -147,7 +147,8 @@ def export(
 ) -> dict[str, list[dict[str, Any]]]:
     """Write a bundle from a checkpoint, measured on manifests.
 
-    The decoder's numbers and the weights of confidences stay those of the bundle that `target` may hold already.
+    The decoder's numbers and the weights of confidences stay those of the bundle that `target` may hold already, and
+    how far off these were found to be, if the network's weights are the same.
 
     Args:
         limit: utterances of each manifest to measure on (0: all).
@@ -173,7 +174,10 @@ def export(
         "commit": commit.strip() or "unknown",
     }
     arguments = (model, model.features.config, model.config, Vocab())
+    before, errors = calibrated(target)
     bundle.save(target, *arguments, facts, f"# {target.name}\n", **tables_of(target))
+    if errors and calibrated(target)[0] == before:
+        facts["calibration_error"] = errors
     if tuned and dev and facts["streaming"]:
         tune_and_calibrate(target, dev, limit, picture)
         facts["calibration_error"] = bundle.read_config(target)["facts"].get("calibration_error", {})
@@ -191,6 +195,14 @@ def export(
     text = card(target.name, config, facts, figures, command)
     bundle.save(target, *arguments, facts, text, **tables_of(target))
     return figures
+
+
+def calibrated(target: Path) -> tuple[str, dict[str, float]]:
+    """The checksum of a bundle's weights, and how far off its confidences were; nothing without a bundle."""
+    if not (target / "config.json").is_file():
+        return "", {}
+    facts = bundle.read_config(target)["facts"]
+    return checksums.listed(target).get("weights.safetensors", ""), facts.get("calibration_error", {})
 
 
 def tables_of(target: Path) -> dict[str, Any]:

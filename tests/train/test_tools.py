@@ -126,6 +126,21 @@ def test_emission_delay_compares_texts_alike() -> None:
     assert emission_delay_ms(late[1:], early[1:], 40.0) != emission_delay_ms(late[1:], early[1:], 40.0)  # NaN
 
 
+def test_what_was_found_of_the_same_weights_stays_in_the_facts(fitted: Fitted, tmp_path: Path) -> None:
+    toy, errors = tmp_path / "toy", {"greedy": 0.02}
+    export(fitted.checkpoint, toy, [], "once")
+    bundle.amend(toy, facts={**bundle.read_config(toy)["facts"], "calibration_error": errors})
+    export(fitted.checkpoint, toy, [], "again")
+    assert bundle.read_config(toy)["facts"]["calibration_error"] == errors
+    assert "0.020 (greedy)" in (toy / "CARD.md").read_text()
+    saved = checkpoint.load(fitted.checkpoint)
+    saved["average"] = {name: tensor * 2 for name, tensor in saved["average"].items()}
+    other = tmp_path / "other.pt"
+    checkpoint.save(other, saved)
+    export(other, toy, [], "other weights")
+    assert "calibration_error" not in bundle.read_config(toy)["facts"]
+
+
 def test_release_and_report(fitted: Fitted, corpus: Path, tmp_path: Path) -> None:
     figures = export(
         fitted.checkpoint,
