@@ -82,11 +82,11 @@ class BeamConfig:
             agreed * log-odds of its share of the beam + peak * log-odds of its letters' probability (geometric mean).
     """
 
-    width: int = 384
+    width: int = 512
     prune: float = -5.0
     prune_alone: float = -4.0
     tail_s: float = 2.0
-    drop: float = -14.0
+    drop: float = -16.0
     alpha: float = 0.55
     beta: float = 0.5
     unknown: float = -2.0
