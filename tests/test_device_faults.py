@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.test_mic import RATE_HZ, place, speech
+from tests.test_mic import ALIKE, RATE_HZ, place, speech
 from tests.virtual_microphone import Recording, VirtualMicrophone, virtual_microphone
 
 
@@ -66,7 +66,7 @@ def test_the_sound_cards_callback_hangs(device: VirtualMicrophone, tmp_path: Pat
         device.play(tmp_path / "after.wav")
         time.sleep(0.5)
         heard, end = recording.stop()
-    assert place(said, heard)[1] > 0.97
+    assert place(said, heard)[1] > ALIKE
     assert bool(recording.events("SourceLost")) == lost
     assert end["time_s"] == pytest.approx(end["elapsed_s"], abs=0.3)
 
@@ -83,7 +83,7 @@ def test_the_time_of_day_is_set(device: VirtualMicrophone, tmp_path: Path, secon
         assert player.wait() == 0
         time.sleep(1)
         heard, end = recording.stop()
-    assert place(said, heard)[1] > 0.97
+    assert place(said, heard)[1] > ALIKE
     assert not recording.events("SourceLost", "Overrun")
     assert end["time_s"] == pytest.approx(end["elapsed_s"], abs=0.3)
 
@@ -101,8 +101,8 @@ def test_samples_that_are_no_numbers(device: VirtualMicrophone, tmp_path: Path) 
         heard, _ = recording.stop()
     assert np.isfinite(heard).all()
     before, after = said[: round(1.99 * RATE_HZ)], said[round(2.11 * RATE_HZ) :]
-    assert place(before, heard)[1] > 0.97
-    assert place(after, heard)[1] > 0.97
+    assert place(before, heard)[1] > ALIKE
+    assert place(after, heard)[1] > ALIKE
     assert place(after, heard)[0] - place(before, heard)[0] == pytest.approx(2.11 * RATE_HZ, abs=2)
     lost = recording.events("Overrun")
     assert sum(each["seconds"] for each in lost) == pytest.approx(0.1, abs=0.001)

@@ -25,6 +25,7 @@ from streamasr.events import Overrun, SourceLost, SourceResumed
 from tests.virtual_microphone import Recording, VirtualMicrophone, virtual_microphone, without_devices
 
 RATE_HZ = 16_000
+ALIKE = 0.95  # a sample lost or repeated leaves 0.91 at most, but at the very ends; the sound server once left 0.969
 
 # A real device
 
@@ -78,7 +79,7 @@ def test_what_is_played_is_what_is_heard(device: VirtualMicrophone, tmp_path: Pa
         heard, end = recording.stop()
         assert recording.errors == ""
     _, likeness = place(expected, heard)
-    assert likeness > 0.97  # one sample lost or repeated anywhere would spoil the rest
+    assert likeness > ALIKE
     assert not recording.events("Overrun", "SourceLost")
     assert end["time_s"] == pytest.approx(end["elapsed_s"], abs=0.3)
     assert not end["torch"]
@@ -105,7 +106,7 @@ def test_unplugged_and_replugged(device: VirtualMicrophone, tmp_path: Path) -> N
     assert likeness > 0.5  # the very end may have been on its way
     assert before / RATE_HZ + 2.5 < lost["time_s"]
     after, likeness = place(second, heard)
-    assert likeness > 0.97
+    assert likeness > ALIKE
     assert after / RATE_HZ > resumed["time_s"]
     silence = heard[round(lost["time_s"] * RATE_HZ) + 1 : round(resumed["time_s"] * RATE_HZ) - 1]
     assert not silence.any()
@@ -140,7 +141,7 @@ def test_the_sound_server_dies_and_comes_back(device: VirtualMicrophone, tmp_pat
         device.play(tmp_path / "speech.wav")
         time.sleep(0.5)
         heard, end = recording.stop()
-    assert place(expected, heard)[1] > 0.97
+    assert place(expected, heard)[1] > ALIKE
     assert end["time_s"] == pytest.approx(end["elapsed_s"], abs=0.3)
 
 
@@ -155,7 +156,7 @@ def test_another_microphone_becomes_the_default(device: VirtualMicrophone, tmp_p
         device.play(tmp_path / "speech.wav", "headset")
         time.sleep(0.5)
         heard, end = recording.stop()
-    assert place(expected, heard)[1] > 0.97
+    assert place(expected, heard)[1] > ALIKE
     assert end["time_s"] == pytest.approx(end["elapsed_s"], abs=0.3)
 
 
@@ -172,7 +173,7 @@ def test_a_stopped_process_loses_nothing_that_the_system_has_kept(device: Virtua
         time.sleep(1)
         heard, end = recording.stop()
     assert not recording.events("SourceLost", "Overrun")
-    assert place(expected, heard)[1] > 0.97
+    assert place(expected, heard)[1] > ALIKE
     assert end["time_s"] == pytest.approx(end["elapsed_s"], abs=0.3)
 
 
@@ -190,7 +191,7 @@ def test_a_late_reader_is_told_what_was_dropped(device: VirtualMicrophone, tmp_p
     short, long = (each["seconds"] for each in recording.events("Overrun"))
     assert 1.3 < short < 2.2 and 4.8 < long < 6
     assert {each["reason"] for each in recording.events("Overrun")} == {"ring full"}
-    assert place(expected, heard)[1] > 0.97
+    assert place(expected, heard)[1] > ALIKE
     assert end["time_s"] == pytest.approx(end["elapsed_s"], abs=0.3)
 
 
@@ -206,7 +207,7 @@ def test_a_suspended_machine(device: VirtualMicrophone, tmp_path: Path) -> None:
         device.play(tmp_path / "speech.wav")
         time.sleep(0.5)
         heard, end = recording.stop()
-    assert place(expected, heard[3600 * RATE_HZ :])[1] > 0.97
+    assert place(expected, heard[3600 * RATE_HZ :])[1] > ALIKE
     assert end["time_s"] == pytest.approx(end["elapsed_s"], abs=0.3)
     assert len(recording.events("SourceLost")) == 1
 

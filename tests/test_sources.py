@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from tests.test_cli import FAKE, REPOSITORY
-from tests.test_mic import place, speech
+from tests.test_mic import ALIKE, place, speech
 from tests.virtual_microphone import PATIENCE_S, VirtualMicrophone, virtual_microphone
 
 RATE_HZ = 16_000
@@ -83,7 +83,7 @@ def test_what_the_machine_plays_is_heard_and_the_microphone_is_not(machine: Virt
         time.sleep(0.5)
         told = listening.stop()
     assert "listening to the system's sound" in told
-    assert place(played, listening.heard())[1] > 0.97
+    assert place(played, listening.heard())[1] > ALIKE
     assert place(said, listening.heard())[1] < 0.2
     assert not listening.events("overrun", "source_lost")
 
@@ -103,7 +103,7 @@ def test_microphone_and_system_at_once_are_told_apart(machine: VirtualMicrophone
     for label, mine, other in (("mic", said, played), ("system", played, said)):
         at, likeness = place(mine, listening.heard(label))
         places[label] = at / RATE_HZ
-        assert likeness > 0.97
+        assert likeness > ALIKE
         assert place(other, listening.heard(label))[1] < 0.2
     assert places["mic"] == pytest.approx(places["system"], abs=1.0)  # begun together; the players need their time
     finals = listening.events("final")
@@ -134,5 +134,5 @@ def test_the_sound_system_crashes_under_two_sources(machine: VirtualMicrophone, 
         assert f"the source [{label}] was lost" in told and f"the source [{label}] is back" in told
         at, likeness = place(mine, listening.heard(label))
         (resumed,) = (event for event in listening.events("source_resumed") if event["source"] == label)
-        assert likeness > 0.97
+        assert likeness > ALIKE
         assert at / RATE_HZ > resumed["time_s"] - 1.0 and resumed["gap_s"] > 0.2
