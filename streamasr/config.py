@@ -82,7 +82,7 @@ class BeamConfig:
             agreed * log-odds of its share of the beam + peak * log-odds of its letters' probability (geometric mean).
     """
 
-    width: int = 512
+    width: int = 640
     prune: float = -5.0
     prune_alone: float = -4.0
     tail_s: float = 2.0
