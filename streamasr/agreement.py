@@ -7,7 +7,7 @@ after the word first appears in the best one. Later most rivals have left the be
 from __future__ import annotations
 
 from streamasr.compiled import inner
-from streamasr.tree import AGREED, COUNT, PARENT, ROOT, TOKEN, Arrays
+from streamasr.tree import AGREED, COUNT, CREATED, PARENT, ROOT, TOKEN, Arrays
 
 
 @inner
@@ -47,11 +47,12 @@ def agreement(s: Arrays, end: int, space: int) -> float:
 def _through(s: Arrays, wanted: int) -> float:
     """Share of the mass of hypotheses that continue the prefix `wanted`."""
     agreed, total = 0.0, 0.0
+    created = s.nodes[wanted, CREATED]  # a prefix is older than those that continue it
     for i in range(s.clock[COUNT]):
         mass = s.masses[i, 0] + s.masses[i, 1]
         total += mass
         node = s.beam[i]
-        while node != wanted and node != s.clock[ROOT]:
+        while s.nodes[node, CREATED] > created and node != s.clock[ROOT]:
             node = s.nodes[node, PARENT]
         if node == wanted:
             agreed += mass

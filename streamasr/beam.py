@@ -22,11 +22,12 @@ from streamasr.candidates import (
     NEW_ENDED,
     NEW_RUNNING,
     NEXT,
-    SCORE,
     SOURCE,
     STAYS_ENDED,
     STAYS_RUNNING,
     Scratch,
+    highest,
+    lowest,
     offer,
     scratch,
 )
@@ -112,19 +113,6 @@ def _stay(s: Arrays, w: Scratch) -> int:
 
 
 @inner
-def _best(count: int, w: Scratch) -> float:
-    """The highest score of the prefixes chosen so far."""
-    return w.sums[0, SCORE] if count > 0 else 0.0
-
-
-@inner
-def _floor(count: int, drop: float, w: Scratch) -> float:
-    """What a prefix must have more than to be among those that are kept in the end."""
-    worst = w.sums[count - 1, SCORE] if count == w.sums.shape[0] else 0.0
-    return max(worst, _best(count, w) * drop)
-
-
-@inner
 def _extend(s: Arrays, m: Models, count: int, drop: float, w: Scratch) -> int:
     """Offer the prefixes one token longer that are not in the beam. Returns the number of prefixes chosen."""
     heard, loudest = 0, 0.0
@@ -134,52 +122,58 @@ def _extend(s: Arrays, m: Models, count: int, drop: float, w: Scratch) -> int:
             w.heard[heard] = token
             heard += 1
             loudest = max(loudest, w.odds[token])
+    best = highest(w, count)
+    floor = max(lowest(w, count), best * drop)  # what a prefix needs to be among those that are kept in the end
     for i in range(s.clock[COUNT]):
-        node = np.int64(s.beam[i])
-        whole = s.masses[i, 0] + s.masses[i, 1]
+        node, ended = np.int64(s.beam[i]), s.masses[i, 0]
+        whole, last = ended + s.masses[i, 1], s.nodes[node, TOKEN]
         rise, leap = s.values[node, RISE], s.values[node, LEAP]
-        if whole * loudest * max(rise, leap) <= _floor(count, drop, w):
+        if whole * loudest * max(rise, leap) <= floor:
             continue
         for k in range(heard):
             token = np.int64(w.heard[k])
-            score = _reached(s, i, node, token, w)
+            score = (ended if token == last else whole) * w.odds[token]
             bound = score * (leap if token == m.space else rise)
-            if bound <= _floor(count, drop, w):
+            if bound <= floor:
                 continue
             longer = find(s, node, token)
             if longer >= 0 and s.nodes[longer, SLOT] >= 0:
                 continue
             if scored:
-                least = np.log(_best(count, w) / score) + m.trust if token == m.space else 0.0
+                least = np.log(best / score) + m.trust if token == m.space else 0.0
                 score *= np.exp(gain(s, m, node, token, least))
-            count = offer(w, count, score, i, token)
+            if score > floor:
+                count = offer(w, count, score, i, token)
+                best = max(best, score)
+                floor = max(lowest(w, count), best * drop)
     return count
 
 
 @inner
 def _replace(s: Arrays, m: Models, count: int, drop: float, w: Scratch) -> None:
     """Make the chosen prefixes the beam; those below the share `drop` of the best are left out."""
-    live = s.clock[COUNT]
-    best = w.sums[0, SCORE]
-    while w.sums[count - 1, SCORE] < best * drop:
+    live, top = s.clock[COUNT], w.ranks.shape[0] - 1
+    best = w.scores[w.ranks[top]]
+    while w.scores[w.ranks[top + 1 - count]] < best * drop:
         count -= 1
     for i in range(live):
         w.picks[i, ENTRY] = s.beam[i]
         s.nodes[s.beam[i], SLOT] = -1
     for k in range(count):
-        source, token = w.picks[k, SOURCE], np.int64(w.picks[k, NEXT])
+        chosen = w.ranks[top - k]
+        source, token = w.picks[chosen, SOURCE], np.int64(w.picks[chosen, NEXT])
         node = np.int64(w.picks[source, ENTRY])
         if token == STAY:
             w.sums[k, NEW_ENDED] = w.sums[source, STAYS_ENDED] / best
             w.sums[k, NEW_RUNNING] = w.sums[source, STAYS_RUNNING] / best
         else:
             w.sums[k, NEW_ENDED] = 0.0
-            w.sums[k, NEW_RUNNING] = w.sums[k, SCORE] / best
+            w.sums[k, NEW_RUNNING] = w.scores[chosen] / best
             parent = node
             node = np.int64(find(s, parent, token))
             if node < 0:
                 node = grow(s, parent, token)
-                inherit(s, m, parent, node, token, w.sums[k, SCORE] / _reached(s, source, parent, token, w))
+                inherit(s, m, parent, node, token, w.scores[chosen] / _reached(s, source, parent, token, w))
         s.beam[k] = node
         s.nodes[node, SLOT] = k
         s.nodes[node, USES] += 1
@@ -328,7 +322,7 @@ def _run(
         top = _emit(row, options, width == 1, w)
         count = _extend(s, m, _stay(s, w), options.drop, w)
         _replace(s, m, count, options.drop, w)
-        s.scale[0] += top + np.log(w.sums[0, SCORE])
+        s.scale[0] += top + np.log(highest(w, count))
         s.clock[FRAME] += 1
         judge(s, m.space)
         filled += _commit(s, out, filled, w)
