@@ -76,6 +76,7 @@ class BeamConfig:
         unknown: log-score, before alpha, of each letter of a word unknown to the language model, on top of its own.
         blank: taken off the blank's log-probability where there is a language model.
         prior: share of a letter's log-frequency in the language that is taken off its log-probability there.
+        pairs: share of the log-frequency of a letter, or of a space, after the letter before it that is given back.
         rnn: share of the recurrent language model, where there is one, in a word's probability; n-grams have the rest.
         rnn_drop: log-share of the best that a hypothesis needs for the recurrent model to be asked about its next word.
         confidence_bias, confidence_agreed, confidence_peak: a word's confidence is the logistic function of bias +
@@ -92,6 +93,7 @@ class BeamConfig:
     unknown: float = -2.0
     blank: float = 0.0
     prior: float = 0.0
+    pairs: float = 0.0
     rnn: float = 0.5
     rnn_drop: float = -6.0
     confidence_bias: float = -1.0

@@ -113,6 +113,7 @@ class Decoder:
             float(self.config.rnn),
             float(self.config.rnn_drop),
             memories.tables(lm if width > 1 and self.config.rnn else None),
+            *_pairs(self.config, lm),
         )
         self._first = memories.first(self._models.rnn)
         arrays = self.start().arrays
@@ -245,7 +246,9 @@ class Decoder:
         arrays.nodes[0, fields] = -1, -1, -1, token, 1, self._models.lm.start, 0
         fields = [tree.AGREED, tree.FACTOR, tree.ENDING, tree.NGRAMS]
         arrays.values[0, fields] = -1.0, 1.0, tree.UNKNOWN_YET, tree.UNKNOWN_YET
-        arrays.values[0, [tree.RISE, tree.LEAP]] = math.exp(self._models.rise)
+        models = self._models
+        most = float(models.most[models.space]) if len(models.most) else 0.0
+        arrays.values[0, [tree.RISE, tree.LEAP]] = math.exp(models.rise + most)
         arrays.beam[0] = 0
         arrays.masses[0] = ended, running
         arrays.clock[:] = frame, 1, 0, -1, 1, last, -1, 1
@@ -269,6 +272,14 @@ def _offsets(config: BeamConfig, lm: LanguageModel) -> NDArray[np.float64]:
     return offsets
 
 
+def _pairs(config: BeamConfig, lm: LanguageModel | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What each token gains after each other, (V, V), and the most that a letter gains after each; empty: nothing."""
+    if lm is None or config.width == 1 or config.pairs == 0.0:
+        return np.zeros((0, 0)), np.zeros(0)
+    gained = -config.pairs * lm.pairs
+    return gained, gained[:, len(ALPHABET) - len(lm.letters) :].max(1)
+
+
 def odds(share: float) -> float:
     """Log-odds of a share in 0..1, held finite."""
     return math.log((share + RIVAL) / (1.0 - share + RIVAL))
@@ -277,7 +288,7 @@ def odds(share: float) -> float:
 def no_tables() -> LmTables:
     """A language model that says nothing."""
     ints, floats, masks = np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.uint32)
-    return LmTables(ints, ints, floats, floats, ints, ints, masks, ints, ints, floats, 0, 0.0)
+    return LmTables(ints, ints, floats, floats, ints, ints, masks, ints, ints, floats, 0, 0, floats, 0.0)
 
 
 def _copy(arrays: tree.Arrays) -> tree.Arrays:
@@ -306,6 +317,7 @@ def _check(config: BeamConfig, frame_s: float) -> None:
         ("unknown", "0 or less", lambda x: -math.inf < x <= 0),
         ("blank", "-20 to 20", lambda x: -20 <= x <= 20),
         ("prior", "0 to 1", lambda x: 0 <= x <= 1),
+        ("pairs", "0 to 1", lambda x: 0 <= x <= 1),
         ("rnn", "0 to below 1", lambda x: 0 <= x < 1),
         ("rnn_drop", "a number below 0", lambda x: x < 0),
         *((f"confidence_{name}", "a finite number", math.isfinite) for name in ("bias", "agreed", "peak")),

@@ -2,7 +2,10 @@
 
 A finished word gains alpha * log P(word | history) + beta. A growing one is charged in advance the best unigram that
 begins with its letters (look-ahead, Ortmanns et al. 1996), which the word's end takes back; an unknown one pays by the
-letter. Hotwords add what `hotwords` says. Gains depend on the prefix alone, so equal prefixes may still be merged.
+letter. How often a letter follows the one before it the network has learnt, too, and a share of that is given back (the
+internal language model: McDermott et al., "A Density Ratio Approach to Language Model Fusion in End-to-End Automatic
+Speech Recognition", 2019). Hotwords add what `hotwords` says. Gains depend on the prefix alone, so equal prefixes may
+still be merged.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from streamasr.tree import (
     PENDING,
     PHRASE,
     RISE,
+    TOKEN,
     UNKNOWN_YET,
     WORD,
     Arrays,
@@ -51,6 +55,14 @@ class Models(NamedTuple):
     share: float  # of the recurrent language model in a word's probability
     trust: float  # log-share of the best that a prefix needs for that model to be asked
     rnn: RnnTables
+    pairs: NDArray[np.float64]  # (V, V) what a token gains after another; the space begins a text, too
+    most: NDArray[np.float64]  # (V,) the most that a letter gains after each token
+
+
+@inner
+def _before(s: Arrays, m: Models, node: int) -> int:
+    """The token that a letter follows: where no letter of its word is there yet, the space."""
+    return s.nodes[node, TOKEN] if s.nodes[node, LETTERS] > 0 else m.space
 
 
 @inner
@@ -103,6 +115,8 @@ def gain(s: Arrays, m: Models, node: int, token: int, least: float) -> float:
             fields = s.nodes[node]
             longer = _pending(m, child(m.lm, fields[WORD], token), fields[LETTERS] + 1)
             gained = longer - s.values[node, PENDING]
+        if m.pairs.shape[0] > 0:
+            gained += m.pairs[_before(s, m, node), token]
     if m.following.shape[0] > 0:
         now = s.nodes[node, PHRASE]
         then = m.following[now, token]
@@ -155,6 +169,9 @@ def inherit(s: Arrays, m: Models, parent: int, node: int, token: int, factor: fl
             values[PENDING] = _pending(m, new[WORD], new[LETTERS])
             rise = max(0.0, _pending(m, -1, new[LETTERS] + 1) - values[PENDING])
             leap = max(0.0, m.beta - values[PENDING])
+        if m.pairs.shape[0] > 0:
+            before = _before(s, m, node)
+            rise, leap = rise + m.most[before], leap + m.pairs[before, m.space]
         new[MEMORY] = _held(s, m, parent, token)
     if listed:
         new[PHRASE] = m.following[old[PHRASE], token]

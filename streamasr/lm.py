@@ -37,8 +37,18 @@ from streamasr.kenlm_file import MAGIC, read_kenlm
 from streamasr.lexicon import descend, spell
 from streamasr.lm_file import Stored, read_small, write_small
 from streamasr.ngram import END, SPECIALS, START, UNKNOWN, Trie, build, find, ngrams
+from streamasr.rare_words import FILE as RARE_FILE
+from streamasr.rare_words import NONE as NO_RARE_WORDS
+from streamasr.rare_words import RareWords, read_rare, write_rare
 from streamasr.rnn_lm import RnnLm, read_rnn
-from streamasr.text import ALPHABET
+from streamasr.spelling import (
+    Pairs,
+    letter_frequencies,
+    pair_frequencies,
+    pairs_of_words,
+    read_spelling,
+    write_spelling,
+)
 
 __all__ = [
     "END",
@@ -57,7 +67,7 @@ UNKNOWN_PER_LETTER = -2.0
 
 
 class LmTables(NamedTuple):
-    """What the beam reads: the n-gram trie (`ngram.Trie`), the lexicon (`lexicon.Lexicon`) and two numbers."""
+    """What the beam reads: the n-gram trie (`ngram.Trie`), the lexicon (`lexicon.Lexicon`), rare words and numbers."""
 
     first: NDArray[np.int32]  # (contexts + 1,)
     word: NDArray[np.int32]  # (nodes,)
@@ -70,6 +80,8 @@ class LmTables(NamedTuple):
     trie_word: NDArray[np.int32]  # (trie nodes,)
     trie_best: NDArray[np.float32]  # (trie nodes,)
     start: int  # the history after <s>
+    known: int  # words that n-grams know; those after them are rare ones
+    rare: NDArray[np.float32]  # (rare words,) log-share of each of the unknown word's probability
     unknown_per_letter: float  # added to log p(<unk>) for each letter of an unknown word
 
 
@@ -86,6 +98,9 @@ class Perplexity(NamedTuple):
 def score(tables: LmTables, state: int, word: int) -> tuple[float, int]:
     """log p(word | state) and the history after the word; `word` is any number from 0 (unknown) on."""
     total = 0.0
+    if word >= tables.known:
+        total = np.float64(tables.rare[word - tables.known])
+        word = np.int64(0)
     node = state
     found = find(tables.first, tables.word, node, word)
     while found < 0:
@@ -140,7 +155,11 @@ def _score_all(tables: LmTables, words: NDArray[np.int64]) -> NDArray[np.float64
 class LanguageModel:
     """A word n-gram model: `words[n]` is word number n, `order` the length of its longest n-grams.
 
-    `rnn`: a recurrent model that the beam mixes in, or None.
+    Args:
+        words: those that n-grams know.
+        rnn: a recurrent model that the beam mixes in, or None.
+        rare: more words, for which n-grams have their unknown one; in `words` they follow the others.
+        spelling: how often letters follow each other in its texts; None: what its words alone say.
     """
 
     def __init__(
@@ -150,13 +169,22 @@ class LanguageModel:
         unknown_per_letter: float = UNKNOWN_PER_LETTER,
         about: dict[str, Any] | None = None,
         rnn: RnnLm | None = None,
+        rare: RareWords = NO_RARE_WORDS,
+        spelling: Pairs | None = None,
     ) -> None:
-        self.rnn = rnn
-        self.words, self.counts, self.order, self.about = tuple(words), trie.counts, len(trie.counts), about or {}
-        self._trie = trie
-        lexicon = spell(list(words), trie.log_prob[1 : 1 + len(words)], len(SPECIALS))
+        self.rnn, self.rare, self.spelling = rnn, rare, spelling
+        self.words, self.counts, self.order, self.about = (
+            (*words, *rare.words),
+            trie.counts,
+            len(trie.counts),
+            about or {},
+        )
+        self.trie = trie
+        own = trie.log_prob[1 : 1 + len(words)]
+        self.unigrams = np.concatenate([own, own[UNKNOWN] + rare.log_share])  # (words,) log p without a history
+        lexicon = spell(list(self.words), self.unigrams, len(SPECIALS))
         start = int(trie.state[1 + START]) if self.order > 1 else 0
-        self.tables = LmTables(*trie[:6], *lexicon, start, float(unknown_per_letter))
+        self.tables = LmTables(*trie[:6], *lexicon, start, len(words), rare.log_share, float(unknown_per_letter))
 
     @classmethod
     def load(cls, path: str | Path) -> LanguageModel:
@@ -170,7 +198,8 @@ class LanguageModel:
         try:
             if path.is_dir():
                 stored = read_small(path)
-                return cls(stored.words, stored.trie, stored.unknown_per_letter, stored.about, read_rnn(path))
+                beside = read_rnn(path), read_rare(path), read_spelling(path)
+                return cls(stored.words, stored.trie, stored.unknown_per_letter, stored.about, *beside)
             with path.open("rb") as file:
                 binary = file.read(len(MAGIC)) == MAGIC
             words, levels = read_kenlm(path) if binary else read_arpa(path)
@@ -183,13 +212,20 @@ class LanguageModel:
             raise BundleError(f"{path} cannot be read: {error.strerror or error}", "", "Check the path.") from error
 
     def save(self, folder: str | Path, about: dict[str, Any] | None = None) -> None:
-        """Write the small format; `about`: how and from what it was made, for config.json."""
+        """Write the small format, but for the recurrent model; `about`: how and from what it was made."""
         about = self.about if about is None else about
-        write_small(Path(folder), Stored(list(self.words), self._trie, self.tables.unknown_per_letter, about))
+        if not self.rare.words:
+            (Path(folder) / RARE_FILE).unlink(missing_ok=True)
+        known = list(self.words[: self.tables.known])
+        write_small(Path(folder), Stored(known, self.trie, self.tables.unknown_per_letter, about))
+        if self.rare.words:
+            write_rare(Path(folder), self.rare)
+        if self.spelling is not None:
+            write_spelling(Path(folder), self.spelling)
 
     def save_arpa(self, path: str | Path) -> None:
-        """Write ARPA text."""
-        write_arpa(Path(path), self.words, ngrams(self._trie))
+        """Write the n-grams as ARPA text."""
+        write_arpa(Path(path), self.words[: self.tables.known], ngrams(self.trie))
 
     def word_id(self, word: str) -> int:
         """The number of a word, or `UNKNOWN`."""
@@ -197,14 +233,20 @@ class LanguageModel:
 
     @functools.cached_property
     def letters(self) -> Mapping[str, float]:
-        """The log-frequency of each letter of the alphabet in the words, as often as the model expects these."""
-        words = self.words[len(SPECIALS) :]
-        shares = np.exp(self.tables.log_prob[1 + len(SPECIALS) : 1 + len(self.words)].astype(np.float64))
-        points = np.frombuffer("".join(words).encode("utf-32-le"), np.uint32)
-        each = np.repeat(shares, [len(word) for word in words])
-        found = {letter: 1e-9 + float(each[points == ord(letter)].sum()) for letter in ALPHABET[2:]}
-        whole = sum(found.values())
-        return {letter: math.log(share / whole) for letter, share in found.items()}
+        """The log-frequency of each letter of the alphabet."""
+        return letter_frequencies(self._pairs)
+
+    @functools.cached_property
+    def pairs(self) -> NDArray[np.float64]:
+        """The log-frequency of each token after each other, (V, V); see `spelling.pair_frequencies`."""
+        return pair_frequencies(self._pairs)
+
+    @property
+    def _pairs(self) -> Pairs:
+        if self.spelling is not None:
+            return self.spelling
+        shares = np.exp(self.unigrams.astype(np.float64))
+        return pairs_of_words(self.words[len(SPECIALS) :], shares[len(SPECIALS) :])
 
     def log_prob(self, sentence: str) -> float:
         """log p of a sentence and its end, words apart by spaces; an unknown word costs as in `score_unknown`."""

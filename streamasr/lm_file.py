@@ -1,5 +1,7 @@
 """The small format of a language model: a folder with lm.safetensors, config.json and SHA256SUMS.
 
+Beside these may be a recurrent model (`rnn_lm`), rare words (`rare_words`) and how letters come (`spelling`).
+
 Tensors of order n, in the order of the nodes of `ngram.Trie`:
 
     words            the vocabulary in UTF-8, lines in the order of their numbers

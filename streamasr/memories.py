@@ -57,7 +57,7 @@ def tables(lm: LanguageModel | None) -> RnnTables:
     rnn, words = lm.rnn, lm.words
     known = {word: at for at, word in enumerate(rnn.words) if at >= len(SPECIALS)}
     number = np.array([at if at < len(SPECIALS) else known.get(word, UNKNOWN) for at, word in enumerate(words)])
-    unigrams = np.exp(lm.tables.log_prob[1 : 1 + len(words)].astype(np.float64))
+    unigrams = np.exp(lm.unigrams.astype(np.float64))
     beyond = number == UNKNOWN
     beyond[: len(SPECIALS)] = False
     share = np.zeros(len(words), np.float32)

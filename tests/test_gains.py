@@ -18,6 +18,7 @@ from streamasr.ctc import Decoder
 from streamasr.errors import DecoderError
 from streamasr.hotwords import build
 from streamasr.lm import LanguageModel, child, score, score_unknown, word_at
+from streamasr.rare_words import RareWords
 from streamasr.text import Vocab
 from tests.ctc_logits import log_softmax, render
 
@@ -46,11 +47,15 @@ ngram 2=5
 """
 
 
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+RARE = RareWords(("aab", "bb"), np.log([0.5, 0.2]).astype(np.float32))
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["n-grams", "rare words"])
+def lm(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> LanguageModel:
     path: Path = tmp_path_factory.mktemp("lm") / "small.arpa"
     path.write_text(ARPA)
-    return LanguageModel.load(path)
+    model = LanguageModel.load(path)
+    return LanguageModel(model.words, model.trie, rare=RARE) if request.param else model
 
 
 def spelled(
@@ -80,6 +85,10 @@ def spelled(
             node = child(tables, node, token)
         unknown = float(tables.log_prob[1]) + tables.unknown_per_letter * len(growing)
         total += config.alpha * (float(tables.trie_best[node]) if node >= 0 else unknown)
+    before = " "
+    for letter in text:
+        total -= config.pairs * float(lm.pairs[VOCAB.encode(before + letter)[0], VOCAB.encode(letter)[0]])
+        before = letter
     return total
 
 
@@ -123,13 +132,15 @@ HOTWORDS = {"ab a": 1.2, "ab": 0.5, "a b": 0.8, "b": -0.4}
     use=st.sampled_from(["lm", "hot", "both"]),
     blank=st.sampled_from([0.0, 1.5]),
     prior=st.sampled_from([0.0, 0.3]),
+    pairs=st.sampled_from([0.0, 0.4]),
 )
 @settings(max_examples=40, deadline=None)
 def test_prefix_scores_equal_the_sum_over_all_alignments(
-    lm: LanguageModel, seed: int, frames: int, use: str, blank: float, prior: float
+    lm: LanguageModel, seed: int, frames: int, use: str, blank: float, prior: float, pairs: float
 ) -> None:
     rows = few(np.random.default_rng(seed), frames)
-    config = BeamConfig(width=3000, prune=-1e9, drop=-1e9, alpha=0.7, beta=0.4, unknown=0.0, blank=blank, prior=prior)
+    wide = {"width": 3000, "prune": -1e9, "drop": -1e9}
+    config = BeamConfig(**wide, alpha=0.7, beta=0.4, unknown=0.0, blank=blank, prior=prior, pairs=pairs)
     positive = {phrase: boost for phrase, boost in HOTWORDS.items() if boost > 0}
     used_lm, used_hotwords = lm if use != "hot" else None, positive if use != "lm" else {}
     decoder = Decoder(VOCAB, config, lm=used_lm, hotwords=used_hotwords)
@@ -170,7 +181,7 @@ def test_the_bounds_leave_nothing_out_and_chunking_changes_nothing(
 ) -> None:
     random = np.random.default_rng(seed)
     rows = np.concatenate([few(random, 40, peak=3.0), render("abba ab a b bab ", VOCAB, seed)])
-    config = BeamConfig(width=width, alpha=0.7, beta=2.0, tail_s=float(random.choice([0.2, 4.0])))
+    config = BeamConfig(width=width, alpha=0.7, beta=2.0, pairs=0.4, tail_s=float(random.choice([0.2, 4.0])))
     decoder = Decoder(VOCAB, config, lm=lm, hotwords=HOTWORDS)
     whole = decoder.step(rows, decoder.start())
     parts = decoder.step(rows[cut:], decoder.step(rows[:cut], decoder.start()))

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from streamasr.errors import BundleError, ChecksumError, DecoderError
 from streamasr.lm import END, LanguageModel, child, score, score_unknown, word_at
 from streamasr.lm_file import code_book, quantise
+from streamasr.rare_words import RareWords
+from streamasr.spelling import pairs_of_text
 
 KENLM = Path(__file__).parent / "data" / "kenlm"
 
@@ -187,6 +189,42 @@ def test_letters_are_as_frequent_as_in_the_words_that_are_expected(arpa):
     assert sum(map(math.exp, model.letters.values())) == pytest.approx(1.0)
     for letter, count in counts.items():
         assert math.exp(model.letters[letter]) == pytest.approx(count / whole, abs=1e-6)
+
+
+def test_rare_words_take_their_shares_of_the_unknown_one(arpa, tmp_path):
+    plain = LanguageModel.load(arpa)
+    rare = RareWords(("dog", "dogma"), np.log([0.5, 0.25]).astype(np.float32))
+    model = LanguageModel(plain.words, plain.trie, rare=rare)
+    assert model.words[: len(plain.words)] == plain.words and model.words[-2:] == ("dog", "dogma")
+    state = plain.tables.start
+    for word, share in (("dog", 0.5), ("dogma", 0.25)):
+        number = word_at(model.tables, node_of(model.tables, word))
+        assert model.words[number] == word and model.word_id(word) == number
+        price, after = score(model.tables, state, number)
+        unknown, after_unknown = score(plain.tables, state, 0)
+        assert price == pytest.approx(unknown + math.log(share), abs=1e-6) and after == after_unknown
+        assert model.unigrams[number] == pytest.approx(plain.unigrams[0] + math.log(share))
+    assert model.tables.trie_best[node_of(model.tables, "dogm")] == pytest.approx(-1.5 * math.log(10) + math.log(0.25))
+    assert model.perplexity(["the dog"]).unknown == 0
+    model.save(tmp_path / "small")
+    again = LanguageModel.load(tmp_path / "small")
+    assert again.words == model.words and again.log_prob("the dog") == pytest.approx(
+        model.log_prob("the dog"), abs=0.02
+    )
+    again.save_arpa(tmp_path / "again.arpa")
+    assert LanguageModel.load(tmp_path / "again.arpa").words == plain.words  # ARPA text has no place for them
+    plain.save(tmp_path / "small")
+    assert LanguageModel.load(tmp_path / "small").words == plain.words
+
+
+def test_how_letters_come_is_what_the_folder_says_or_else_what_the_words_say(arpa, tmp_path):
+    plain = LanguageModel.load(arpa)
+    the = tokens("the")
+    assert plain.pairs[the[0], the[1]] > plain.pairs[the[2], the[1]]
+    LanguageModel(plain.words, plain.trie, spelling=pairs_of_text(["tea tea"])).save(tmp_path)
+    other = LanguageModel.load(tmp_path)
+    assert other.pairs[the[0], the[2]] == pytest.approx(0.0, abs=0.01)
+    assert math.exp(other.letters["t"]) == pytest.approx(1 / 3, abs=1e-6)
 
 
 def test_the_lexicon_spells_every_word_and_nothing_else(arpa):

@@ -21,7 +21,7 @@ from streamasr.lm import LanguageModel
 from streamasr.memories import UNASKED
 from streamasr.ngram import START, UNKNOWN
 from streamasr.rnn_lm import FILE, RnnLm, read_rnn, write_rnn
-from tests.test_gains import ARPA, VOCAB, brute_force, few, spelled
+from tests.test_gains import ARPA, RARE, VOCAB, brute_force, few, spelled
 
 WORDS = ("<unk>", "<s>", "</s>", "a", "ab", "ba")  # "bab" is known to the n-grams alone
 SIZE, CELLS = 8, 6
@@ -68,15 +68,14 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     path: Path = tmp_path_factory.mktemp("lm") / "small.arpa"
     path.write_text(ARPA)
     model = LanguageModel.load(path)
-    model.rnn = some_rnn()
-    return model
+    return LanguageModel(model.words, model.trie, rnn=some_rnn(), rare=RARE)
 
 
 def both_models(lm: LanguageModel, text: str, config: BeamConfig) -> float:
     """The log-score of a text whose last word still grows, word by word."""
     assert lm.rnn
     plain = Plain(lm.rnn)
-    unigrams = {word: math.exp(float(lm.tables.log_prob[1 + at])) for at, word in enumerate(lm.words) if at > 2}
+    unigrams = {word: math.exp(float(lm.unigrams[at])) for at, word in enumerate(lm.words) if at > 2}
     beyond = sum(share for word, share in unigrams.items() if word not in plain.words)
 
     def mixed(word: str, ngrams: float) -> float:
@@ -173,7 +172,7 @@ def test_it_is_kept_beside_the_ngrams_and_verified(lm: LanguageModel, tmp_path: 
     for ours, theirs in zip(loaded[1:], rnn[1:], strict=True):
         assert np.array_equal(ours, theirs)
     lm.save(tmp_path)  # the n-grams anew: the other file stays in the list
-    assert set(listed(tmp_path)) == {"config.json", "lm.safetensors", FILE}
+    assert set(listed(tmp_path)) == {"config.json", "lm.safetensors", "rare.txt.xz", FILE}
     assert read_rnn(tmp_path) is not None
     (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:-1] + b"?")
     with pytest.raises(ChecksumError, match="checksum"):

@@ -10,6 +10,7 @@ from streamasr.lm import END, START, UNKNOWN, LanguageModel, score
 from train.kneser_ney import bits_for, count, discounts, estimate
 from train.lm import Text, choose_words, clean, finish, main, number, read_lines, runs, small_size, train
 from train.mixture import mix
+from train.rare import rare_words
 
 WORDS = [a + b for a in "bcdfghjklmnprst" for b in ("at", "en", "in", "o'", "ug")]
 
@@ -222,6 +223,38 @@ def test_the_command_writes_both_formats(tmp_path, capsys):
 def test_the_command_says_what_it_cannot_read(tmp_path, capsys):
     assert main(["--text", str(tmp_path / "none.txt")]) == 1
     assert "none.txt: No such file" in capsys.readouterr().err
+    (tmp_path / "text.txt").write_text("one two\n")
+    assert main(["--text", str(tmp_path / "text.txt"), "--list", str(tmp_path / "nothing.txt")]) == 1
+    assert "nothing.txt: No such file" in capsys.readouterr().err
+
+
+def test_words_beyond_the_vocabulary_and_those_of_lists_are_rare_ones(tmp_path, capsys):
+    text, words, dev = (tmp_path / name for name in ("text.txt", "words", "dev.txt"))
+    dev.write_text("the cat\n")
+    text.write_text("the cat ran\nthe dog ran\nthe cat\nthe cow ran\n")
+    words.write_text("Osaka\ndog's\nx\ncaf\u00e9\n\nNew York\n")
+    output = tmp_path / "lm"
+    options = ["--text", str(text), "--held-out", str(dev), "--vocabulary", "6", "--prune", "0"]
+    assert main([*options, "--list", str(words), "--output", str(output)]) == 0
+    assert "4 rare words, of the texts and of 1 lists" in capsys.readouterr().out
+    model = LanguageModel.load(output)
+    assert model.words[-4:] == ("cafe", "cow", "dog", "osaka")
+    assert model.spelling is not None and model.spelling.sum() == pytest.approx(1.0, abs=1e-6)
+    assert model.about["perplexity"].keys() == {tmp_path.name}
+
+
+def test_shares_of_rare_words_leave_some_for_those_that_nobody_listed():
+    found = rare_words([(["a a a b", "the c the"], 0.5), (["b b the"], 0.5)], ["the"], {"d", "the"})
+    shares = dict(zip(found.words, np.exp(found.log_share), strict=True))
+    assert list(shares) == ["a", "b", "c", "d"]
+    seen = {"a": 2.25 / 14, "b": 0.25 / 14 + 1.25 / 6, "c": 0.25 / 14, "d": 0.0}
+    left = 3 * 0.75 / 14 + 0.75 / 6
+    for word, share in shares.items():
+        assert share == pytest.approx((seen[word] + left / 8) / (sum(seen.values()) + left))
+    assert sum(shares.values()) == pytest.approx(1 - left / 2 / (sum(seen.values()) + left))
+    listed = rare_words([(["the"], 1.0)], ["the"], {"d", "e"})
+    assert np.exp(listed.log_share).sum() == pytest.approx(0.5)
+    assert rare_words([], [], set()).words == ()
 
 
 def test_words_are_numbered_as_a_lexicon_is_sorted():

@@ -1,10 +1,10 @@
 """Estimate the language model: `make lm`, or `python -m train.lm --help`.
 
 Reads plain text (also .xz, .gz; one sentence a line, a-z, space, apostrophe), makes one model of modified Kneser-Ney
-n-grams from each file, mixes them by weight, prunes, and writes the small format and, if asked, ARPA text. Held-out
-sets (manifests, whose last column is the text, or plain text) are only measured; lines of the text that share five
-words in a row with them are left out. Where an option has several values, the grid of all is printed and nothing is
-written.
+n-grams from each file, mixes them by weight, prunes, and writes the small format and, if asked, ARPA text. The words
+of the texts that the vocabulary has no place for, and those of word lists, are its rare words. Held-out sets
+(manifests, whose last column is the text, or plain text) are only measured; lines of the text that share five words in
+a row with them are left out. Where an option has several values, the grid of all is printed and nothing is written.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from numpy.typing import NDArray
 from streamasr.lm import LanguageModel
 from streamasr.lm_file import LEVELS
 from streamasr.ngram import END, SPECIALS, START, UNKNOWN, build
+from streamasr.spelling import Pairs, pairs_of_text
 from train.kneser_ney import bits_for, count, estimate
 from train.mixture import Mixture, mix
+from train.rare import rare_words, read_list
 
 DEFAULT_TEXT = (
     "../shared/text/books.txt.xz=0.8",
@@ -122,9 +124,15 @@ def train(texts: Sequence[Text], words: Sequence[str], cutoffs: tuple[int, ...])
     return mix(models, [text.weight for text in texts], bits)
 
 
-def finish(mixture: Mixture, words: Sequence[str], about: dict[str, object] | None = None) -> LanguageModel:
+def spelling_of(texts: Sequence[Text]) -> Pairs:
+    """How often letters follow each other in the mixture of the texts."""
+    whole = sum(text.weight for text in texts)
+    return np.sum([text.weight / whole * pairs_of_text(text.sentences) for text in texts], axis=0)  # type: ignore[no-any-return]
+
+
+def finish(mixture: Mixture, words: Sequence[str]) -> LanguageModel:
     """The model that the small format holds."""
-    return LanguageModel(words, build(mixture.levels(), len(words)), about=about)
+    return LanguageModel(words, build(mixture.levels(), len(words)))
 
 
 def small_size(model: LanguageModel) -> int:
@@ -146,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         held_out = {Path(path).parent.name or path: list(read_lines(Path(path))) for path in options.held_out}
         texts = read_texts(options.text, held_out.values())
+        lists: set[str] = set().union(*(read_list(Path(path)) for path in options.list))
     except OSError as error:
         print(f"{error.filename}: {error.strerror}", file=sys.stderr)
         return 1
@@ -172,6 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "prune": options.prune[0],
         "perplexity": {name: round(model.perplexity(lines).perplexity, 1) for name, lines in held_out.items()},
     }
+    rare = rare_words([(text.sentences, text.weight) for text in texts], words, lists)
+    print(f"{len(rare.words)} rare words, of the texts and of {len(options.list)} lists")
+    model = LanguageModel(words, model.trie, rare=rare, spelling=spelling_of(texts))
     if options.output:
         model.save(options.output, about)
         print(f"{options.output}: {(Path(options.output) / 'lm.safetensors').stat().st_size / 1e6:.1f} MB")
@@ -183,6 +195,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m train.lm", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--text", action="append", metavar="FILE[=WEIGHT]", help="text to learn from; repeat")
+    parser.add_argument(
+        "--list", action="append", default=[], metavar="FILE", help="words, one a line, to know besides"
+    )
     parser.add_argument("--held-out", action="append", metavar="FILE", help="set to measure on only; repeat")
     parser.add_argument("--vocabulary", type=numbers_of, default=[65_000], metavar="N[,N]", help="words kept")
     parser.add_argument(

@@ -32,10 +32,10 @@ from train import logits
 
 Point = tuple[float, ...]  # a value for each of NAMES
 
-NAMES = ("alpha", "beta", "unknown", "blank", "prior", "rnn")
-BEGINNING = (1.0, 0.4, -2.0, 0.4, 0.3, 0.7)
-STEPS = (0.2, 0.5, 2.0, 0.4, 0.1, 0.1)
-BOUNDS = ((0.0, 9.0), (-9.0, 9.0), (-99.0, 0.0), (-9.0, 9.0), (0.0, 1.0), (0.0, 0.9))
+NAMES = ("alpha", "beta", "unknown", "blank", "prior", "pairs", "rnn")
+BEGINNING = (1.0, 0.4, -2.0, 0.4, 0.3, 0.2, 0.7)
+STEPS = (0.2, 0.5, 2.0, 0.4, 0.1, 0.1, 0.1)
+BOUNDS = ((0.0, 9.0), (-9.0, 9.0), (-99.0, 0.0), (-9.0, 9.0), (0.0, 1.0), (0.0, 1.0), (0.0, 0.9))
 
 
 def decode(decoder: Decoder, utterance: logits.Utterance) -> str:

@@ -154,7 +154,8 @@ def test_release_and_report(fitted: Fitted, corpus: Path, tmp_path: Path) -> Non
     loaded = bundle.load(str(tmp_path / "models" / "toy"))
     content = json.loads((loaded.path / "config.json").read_text())
     assert (
-        set(content["beam"]) == {"alpha", "beta", "unknown", "blank", "prior", "rnn"} and "confidence" not in content
+        set(content["beam"]) == {"alpha", "beta", "unknown", "blank", "prior", "pairs", "rnn"}
+        and "confidence" not in content
     )  # too few words
     again = export(fitted.checkpoint, loaded.path, [], "again")
     assert again == {} and json.loads((loaded.path / "config.json").read_text())["beam"] == content["beam"]
