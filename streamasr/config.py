@@ -75,8 +75,8 @@ class BeamConfig:
         alpha, beta: weight of the language model, and the log-score that every word gains with it.
         unknown: log-score, before alpha, of each letter of a word unknown to the language model, on top of its own.
         blank: taken off the blank's log-probability where there is a language model.
-        prior: share of a letter's log-frequency in the language that is taken off its log-probability there.
-        pairs: share of the log-frequency of a letter, or of a space, after the letter before it that is given back.
+        prior: share of a letter's log-frequency in English that is taken off its log-probability there.
+        pairs: share of the log-frequency of a letter, or of a space, after the letter before it that is taken off it.
         rnn: share of the recurrent language model, where there is one, in a word's probability; n-grams have the rest.
         rnn_drop: log-share of the best that a hypothesis needs for the recurrent model to be asked about its next word.
         confidence_bias, confidence_agreed, confidence_peak: a word's confidence is the logistic function of bias +

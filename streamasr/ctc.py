@@ -25,6 +25,7 @@ from streamasr.errors import DecoderError
 from streamasr.gains import Models
 from streamasr.hotwords import build
 from streamasr.lm import START, LanguageModel, LmTables
+from streamasr.spelling import english, letter_frequencies, pair_frequencies
 from streamasr.text import ALPHABET, Vocab
 
 FRAME_S = 0.04
@@ -98,7 +99,7 @@ class Decoder:
         tables = tables._replace(unknown_per_letter=float(tables.unknown_per_letter + self.config.unknown))
         phrases = build(hotwords or {}, vocab)
         prune = self.config.prune if lm or hotwords else self.config.prune_alone
-        offsets = _offsets(self.config, lm) if lm and width > 1 else np.zeros(len(vocab))
+        offsets = _offsets(self.config) if lm and width > 1 else np.zeros(len(vocab))
         self._options = beam.Options(float(prune), max(math.exp(self.config.drop), TINY), offsets)
         self._models = Models(
             vocab.space,
@@ -259,16 +260,14 @@ class Decoder:
         return arrays
 
 
-def _offsets(config: BeamConfig, lm: LanguageModel) -> NDArray[np.float64]:
+def _offsets(config: BeamConfig) -> NDArray[np.float64]:
     """What is added to the log-probability of each token (V,) where there is a language model.
 
     The network has learnt how frequent letters are, and the language model knows it, too: a share of that is taken off
     (the prior of a label: Bourlard, Morgan, "Connectionist Speech Recognition", 1994).
     """
-    offsets = np.zeros(len(ALPHABET))
+    offsets = -config.prior * letter_frequencies(english())
     offsets[beam.BLANK] = -config.blank
-    for letter, log_frequency in lm.letters.items():
-        offsets[ALPHABET.index(letter)] = -config.prior * log_frequency
     return offsets
 
 
@@ -276,8 +275,8 @@ def _pairs(config: BeamConfig, lm: LanguageModel | None) -> tuple[NDArray[np.flo
     """What each token gains after each other, (V, V), and the most that a letter gains after each; empty: nothing."""
     if lm is None or config.width == 1 or config.pairs == 0.0:
         return np.zeros((0, 0)), np.zeros(0)
-    gained = -config.pairs * lm.pairs
-    return gained, gained[:, len(ALPHABET) - len(lm.letters) :].max(1)
+    gained = -config.pairs * pair_frequencies(english())
+    return gained, gained[:, 2:].max(1)
 
 
 def odds(share: float) -> float:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,14 +41,6 @@ from streamasr.rare_words import FILE as RARE_FILE
 from streamasr.rare_words import NONE as NO_RARE_WORDS
 from streamasr.rare_words import RareWords, read_rare, write_rare
 from streamasr.rnn_lm import RnnLm, read_rnn
-from streamasr.spelling import (
-    Pairs,
-    letter_frequencies,
-    pair_frequencies,
-    pairs_of_words,
-    read_spelling,
-    write_spelling,
-)
 
 __all__ = [
     "END",
@@ -159,7 +151,6 @@ class LanguageModel:
         words: those that n-grams know.
         rnn: a recurrent model that the beam mixes in, or None.
         rare: more words, for which n-grams have their unknown one; in `words` they follow the others.
-        spelling: how often letters follow each other in its texts; None: what its words alone say.
     """
 
     def __init__(
@@ -170,9 +161,8 @@ class LanguageModel:
         about: dict[str, Any] | None = None,
         rnn: RnnLm | None = None,
         rare: RareWords = NO_RARE_WORDS,
-        spelling: Pairs | None = None,
     ) -> None:
-        self.rnn, self.rare, self.spelling = rnn, rare, spelling
+        self.rnn, self.rare = rnn, rare
         self.words, self.counts, self.order, self.about = (
             (*words, *rare.words),
             trie.counts,
@@ -198,7 +188,7 @@ class LanguageModel:
         try:
             if path.is_dir():
                 stored = read_small(path)
-                beside = read_rnn(path), read_rare(path), read_spelling(path)
+                beside = read_rnn(path), read_rare(path)
                 return cls(stored.words, stored.trie, stored.unknown_per_letter, stored.about, *beside)
             with path.open("rb") as file:
                 binary = file.read(len(MAGIC)) == MAGIC
@@ -220,8 +210,6 @@ class LanguageModel:
         write_small(Path(folder), Stored(known, self.trie, self.tables.unknown_per_letter, about))
         if self.rare.words:
             write_rare(Path(folder), self.rare)
-        if self.spelling is not None:
-            write_spelling(Path(folder), self.spelling)
 
     def save_arpa(self, path: str | Path) -> None:
         """Write the n-grams as ARPA text."""
@@ -230,23 +218,6 @@ class LanguageModel:
     def word_id(self, word: str) -> int:
         """The number of a word, or `UNKNOWN`."""
         return self._numbers.get(word, UNKNOWN)
-
-    @functools.cached_property
-    def letters(self) -> Mapping[str, float]:
-        """The log-frequency of each letter of the alphabet."""
-        return letter_frequencies(self._pairs)
-
-    @functools.cached_property
-    def pairs(self) -> NDArray[np.float64]:
-        """The log-frequency of each token after each other, (V, V); see `spelling.pair_frequencies`."""
-        return pair_frequencies(self._pairs)
-
-    @property
-    def _pairs(self) -> Pairs:
-        if self.spelling is not None:
-            return self.spelling
-        shares = np.exp(self.unigrams.astype(np.float64))
-        return pairs_of_words(self.words[len(SPECIALS) :], shares[len(SPECIALS) :])
 
     def log_prob(self, sentence: str) -> float:
         """log p of a sentence and its end, words apart by spaces; an unknown word costs as in `score_unknown`."""

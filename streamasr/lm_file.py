@@ -1,6 +1,6 @@
 """The small format of a language model: a folder with lm.safetensors, config.json and SHA256SUMS.
 
-Beside these may be a recurrent model (`rnn_lm`), rare words (`rare_words`) and how letters come (`spelling`).
+Beside these may be a recurrent model (`rnn_lm`) and rare words (`rare_words`).
 
 Tensors of order n, in the order of the nodes of `ngram.Trie`:
 

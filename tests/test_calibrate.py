@@ -75,7 +75,9 @@ def test_a_descent_finds_the_least_errors_within_the_bounds() -> None:
 
     def errors(point: tuple[float, ...]) -> float:
         asked.append(point)
-        return sum((value - best) ** 2 for value, best in zip(point, (0.45, -1.5, 1.0, 0.3, 0.2, 0.4, 0.5), strict=True))
+        return sum(
+            (value - best) ** 2 for value, best in zip(point, (0.45, -1.5, 1.0, 0.3, 0.2, 0.4, 0.5), strict=True)
+        )
 
     found, least = descend(errors, (0.8, 0.0, -4.0, 0.6, 0.3, 0.2, 0.6))
     assert found == pytest.approx((0.45, -1.5, 0.0, 0.3, 0.2, 0.4, 0.5), abs=0.051)  # `unknown` may not be above 0

@@ -19,6 +19,7 @@ from streamasr.errors import DecoderError
 from streamasr.hotwords import build
 from streamasr.lm import LanguageModel, child, score, score_unknown, word_at
 from streamasr.rare_words import RareWords
+from streamasr.spelling import english, letter_frequencies, pair_frequencies
 from streamasr.text import Vocab
 from tests.ctc_logits import log_softmax, render
 
@@ -47,6 +48,7 @@ ngram 2=5
 """
 
 
+PAIRS = pair_frequencies(english())
 RARE = RareWords(("aab", "bb"), np.log([0.5, 0.2]).astype(np.float32))
 
 
@@ -87,7 +89,7 @@ def spelled(
         total += config.alpha * (float(tables.trie_best[node]) if node >= 0 else unknown)
     before = " "
     for letter in text:
-        total -= config.pairs * float(lm.pairs[VOCAB.encode(before + letter)[0], VOCAB.encode(letter)[0]])
+        total -= config.pairs * float(PAIRS[VOCAB.encode(before)[0], VOCAB.encode(letter)[0]])
         before = letter
     return total
 
@@ -148,8 +150,7 @@ def test_prefix_scores_equal_the_sum_over_all_alignments(
     heard = rows.copy()
     if used_lm:  # without a language model these do nothing
         heard[:, 0] -= blank
-        for letter, log_frequency in lm.letters.items():
-            heard[:, VOCAB.encode(letter)[0]] -= prior * log_frequency
+        heard -= (prior * letter_frequencies(english())).astype(np.float32)
     found, expected = dict(decoder.hypotheses(state)), brute_force(heard)
     assert set(found) == set(expected)
     totals = {}
@@ -168,6 +169,12 @@ def test_prefix_scores_equal_the_sum_over_all_alignments(
     assert [log_prob for _, log_prob in alternatives] == sorted((p for _, p in alternatives), reverse=True)
     for text, log_prob in alternatives:
         assert log_prob == pytest.approx(math.log(sums[text]), abs=1e-5)
+
+
+def test_a_language_model_of_a_few_words_makes_no_letter_likelier(lm: LanguageModel) -> None:
+    config = BeamConfig(prior=0.4, pairs=0.5)
+    offsets = Decoder(VOCAB, config, lm=lm).offsets
+    assert 0.0 < offsets[VOCAB.encode("e")[0]] < offsets[VOCAB.encode("z")[0]] < 0.4 * 9  # none of its words has a z
 
 
 def _plain(text: str) -> str:

@@ -14,7 +14,6 @@ from streamasr.errors import BundleError, ChecksumError, DecoderError
 from streamasr.lm import END, LanguageModel, child, score, score_unknown, word_at
 from streamasr.lm_file import code_book, quantise
 from streamasr.rare_words import RareWords
-from streamasr.spelling import pairs_of_text
 
 KENLM = Path(__file__).parent / "data" / "kenlm"
 
@@ -179,18 +178,6 @@ def test_an_unknown_word_costs_its_letters(arpa):
     assert price == pytest.approx(-1.5 * math.log(10) + 5 * tables.unknown_per_letter, abs=1e-6)
 
 
-def test_letters_are_as_frequent_as_in_the_words_that_are_expected(arpa):
-    model = LanguageModel.load(arpa)
-    counts = dict.fromkeys(model.letters, 0.0)
-    for number, word in enumerate(model.words[3:], 3):
-        for letter in filter(counts.__contains__, word):
-            counts[letter] += math.exp(float(model.tables.log_prob[1 + number]))
-    whole = sum(counts.values())
-    assert sum(map(math.exp, model.letters.values())) == pytest.approx(1.0)
-    for letter, count in counts.items():
-        assert math.exp(model.letters[letter]) == pytest.approx(count / whole, abs=1e-6)
-
-
 def test_rare_words_take_their_shares_of_the_unknown_one(arpa, tmp_path):
     plain = LanguageModel.load(arpa)
     rare = RareWords(("dog", "dogma"), np.log([0.5, 0.25]).astype(np.float32))
@@ -215,16 +202,6 @@ def test_rare_words_take_their_shares_of_the_unknown_one(arpa, tmp_path):
     assert LanguageModel.load(tmp_path / "again.arpa").words == plain.words  # ARPA text has no place for them
     plain.save(tmp_path / "small")
     assert LanguageModel.load(tmp_path / "small").words == plain.words
-
-
-def test_how_letters_come_is_what_the_folder_says_or_else_what_the_words_say(arpa, tmp_path):
-    plain = LanguageModel.load(arpa)
-    the = tokens("the")
-    assert plain.pairs[the[0], the[1]] > plain.pairs[the[2], the[1]]
-    LanguageModel(plain.words, plain.trie, spelling=pairs_of_text(["tea tea"])).save(tmp_path)
-    other = LanguageModel.load(tmp_path)
-    assert other.pairs[the[0], the[2]] == pytest.approx(0.0, abs=0.01)
-    assert math.exp(other.letters["t"]) == pytest.approx(1 / 3, abs=1e-6)
 
 
 def test_the_lexicon_spells_every_word_and_nothing_else(arpa):

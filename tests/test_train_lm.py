@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
+from streamasr import spelling
 from streamasr.lm import END, START, UNKNOWN, LanguageModel, score
 from train.kneser_ney import bits_for, count, discounts, estimate
 from train.lm import Text, choose_words, clean, finish, main, number, read_lines, runs, small_size, train
@@ -239,8 +240,22 @@ def test_words_beyond_the_vocabulary_and_those_of_lists_are_rare_ones(tmp_path, 
     assert "4 rare words, of the texts and of 1 lists" in capsys.readouterr().out
     model = LanguageModel.load(output)
     assert model.words[-4:] == ("cafe", "cow", "dog", "osaka")
-    assert model.spelling is not None and model.spelling.sum() == pytest.approx(1.0, abs=1e-6)
     assert model.about["perplexity"].keys() == {tmp_path.name}
+
+
+def test_how_letters_come_is_counted_in_the_texts(tmp_path, capsys, monkeypatch):
+    text = tmp_path / "text.txt"
+    text.write_text("the cat ran\nthe dog ran\nthe cat\nthe cow ran\n")
+    monkeypatch.setattr(spelling.resources, "files", lambda _: tmp_path)
+    (tmp_path / "data").mkdir()
+    options = ["--text", str(text), "--vocabulary", "9", "--prune", "0", "--output", "", "--spelling"]
+    assert main([*options, "--held-out", str(tmp_path / "data")]) == 1  # a folder is no text
+    capsys.readouterr()
+    (tmp_path / "dev.txt").write_text("a\n")
+    assert main([*options, "--held-out", str(tmp_path / "dev.txt")]) == 0
+    assert "spelling.tsv" in capsys.readouterr().out
+    written = spelling.parsed((tmp_path / "data" / spelling.FILE).read_text())
+    np.testing.assert_allclose(written, spelling.pairs_of_text(text.read_text().splitlines()), atol=1e-9)
 
 
 def test_shares_of_rare_words_leave_some_for_those_that_nobody_listed():
