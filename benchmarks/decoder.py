@@ -45,7 +45,7 @@ class Words:
     def __init__(self, lm: LanguageModel, folder: Path) -> None:
         self.path = str(folder / "lm.arpa")
         lm.save_arpa(self.path)
-        self.words = [word for word in lm.words[3:] if word]
+        self.words = [word for word in lm.words[3 : lm.tables.known] if word]
 
 
 def ours(width: int, lm: LanguageModel | None, config: BeamConfig, chunk: int = 0) -> Decode:

@@ -62,7 +62,10 @@ def main() -> None:
     lm = LanguageModel.load(lm_path) if lm_path else None
     counts = Counter(word for utterance in utterances for word in utterance.text.split())
     said = sorted(word for word, count in counts.items() if count <= options.seldom and len(word) >= 5)
-    other = sorted({word for word in (lm.words if lm else ()) if len(word) >= 5 and word.isalpha()} - set(counts))
+    other = sorted(
+        {word for word in (lm.words[: lm.tables.known] if lm else ()) if len(word) >= 5 and word.isalpha()}
+        - set(counts)
+    )
     random = np.random.default_rng(0)
     said, other = ([str(word) for word in random.permutation(words)[: options.listed]] for words in (said, other))
     references = [utterance.text for utterance in utterances]
