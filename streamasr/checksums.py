@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from streamasr.errors import ChecksumError
+
 FILE = "SHA256SUMS"
 
 
@@ -18,6 +20,18 @@ def listed(folder: Path) -> dict[str, str]:
     """The digest of each file that is listed, by its name; OSError where there is no list."""
     lines = (folder / FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     return {name.lstrip(" *").strip(): value for value, _, name in (line.partition(" ") for line in lines)}
+
+
+def read_listed(folder: Path, name: str) -> bytes:
+    """What a file of a language model holds.
+
+    Raises:
+        ChecksumError: it differs from its digest. OSError: it, or the list, cannot be read.
+    """
+    data = (folder / name).read_bytes()
+    if digest(data) != listed(folder).get(name):
+        raise ChecksumError(f"{folder / name} differs from its checksum", "", "Fetch the language model again.")
+    return data
 
 
 def write_listed(folder: Path, contents: Mapping[str, bytes]) -> None:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streamasr.checksums import digest, listed, write_listed
-from streamasr.errors import BundleError, ChecksumError
+from streamasr.checksums import read_listed, write_listed
+from streamasr.errors import BundleError
 
 FILE = "rare.txt.xz"  # lines: a word, a tab, the log of its share in hundredths
 
@@ -46,9 +46,7 @@ def read_rare(folder: Path) -> RareWords:
     path = folder / FILE
     if not path.is_file():
         return NONE
-    data = path.read_bytes()
-    if digest(data) != listed(folder).get(FILE):
-        raise ChecksumError(f"{path} differs from its checksum", "", "Fetch the language model again.")
+    data = read_listed(folder, FILE)
     try:
         fields = lzma.decompress(data).decode().replace("\n", "\t").split("\t")
         log_share = np.array(fields[1::2], np.float32) / np.float32(100)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from streamasr.checksums import digest, listed, write_listed
-from streamasr.errors import BundleError, ChecksumError
+from streamasr.checksums import read_listed, write_listed
+from streamasr.errors import BundleError
 from streamasr.ngram import SPECIALS
 
 FILE = "rnn.safetensors"
@@ -62,9 +62,7 @@ def read_rnn(folder: Path) -> RnnLm | None:
     path = folder / FILE
     if not path.is_file():
         return None
-    data = path.read_bytes()
-    if digest(data) != listed(folder).get(FILE):
-        raise ChecksumError(f"{path} differs from its checksum", "", "Fetch the language model again.")
+    data = read_listed(folder, FILE)
     try:
         tensors = load(data)
         words = tuple(tensors.pop("words").tobytes().decode().split("\n"))

@@ -10,7 +10,6 @@ import functools
 import math
 from collections.abc import Sequence
 from importlib import resources
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,10 +74,3 @@ def parsed(text: str) -> Pairs:
 def english() -> Pairs:
     """Those of the texts that the default language model is made from."""
     return parsed((resources.files("streamasr") / "data" / FILE).read_text(encoding="ascii"))
-
-
-def write_english(pairs: Pairs) -> Path:
-    """Put other ones in their place, in the package that runs; where they lie."""
-    path = Path(str(resources.files("streamasr") / "data" / FILE))
-    path.write_text(written(pairs), encoding="ascii")
-    return path

@@ -243,19 +243,14 @@ def test_words_beyond_the_vocabulary_and_those_of_lists_are_rare_ones(tmp_path, 
     assert model.about["perplexity"].keys() == {tmp_path.name}
 
 
-def test_how_letters_come_is_counted_in_the_texts(tmp_path, capsys, monkeypatch):
-    text = tmp_path / "text.txt"
+def test_how_letters_come_is_counted_in_the_texts(tmp_path):
+    text, dev, table = (tmp_path / name for name in ("text.txt", "dev.txt", "spelling.tsv"))
     text.write_text("the cat ran\nthe dog ran\nthe cat\nthe cow ran\n")
-    monkeypatch.setattr(spelling.resources, "files", lambda _: tmp_path)
-    (tmp_path / "data").mkdir()
-    options = ["--text", str(text), "--vocabulary", "9", "--prune", "0", "--output", "", "--spelling"]
-    assert main([*options, "--held-out", str(tmp_path / "data")]) == 1  # a folder is no text
-    capsys.readouterr()
-    (tmp_path / "dev.txt").write_text("a\n")
-    assert main([*options, "--held-out", str(tmp_path / "dev.txt")]) == 0
-    assert "spelling.tsv" in capsys.readouterr().out
-    written = spelling.parsed((tmp_path / "data" / spelling.FILE).read_text())
-    np.testing.assert_allclose(written, spelling.pairs_of_text(text.read_text().splitlines()), atol=1e-9)
+    dev.write_text("a\n")
+    options = ["--text", str(text), "--held-out", str(dev), "--vocabulary", "9", "--prune", "0", "--output", ""]
+    assert main([*options, "--spelling", str(table)]) == 0
+    counted = spelling.pairs_of_text(text.read_text().splitlines())
+    np.testing.assert_allclose(spelling.parsed(table.read_text()), counted, atol=1e-9)
 
 
 def test_shares_of_rare_words_leave_some_for_those_that_nobody_listed():

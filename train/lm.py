@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from streamasr.lm import LanguageModel
 from streamasr.lm_file import LEVELS
 from streamasr.ngram import END, SPECIALS, START, UNKNOWN, build
-from streamasr.spelling import Pairs, pairs_of_text, write_english
+from streamasr.spelling import Pairs, pairs_of_text, written
 from train.kneser_ney import bits_for, count, estimate
 from train.mixture import Mixture, mix
 from train.rare import rare_words, read_list
@@ -185,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{len(rare.words)} rare words, of the texts and of {len(options.list)} lists")
     model = LanguageModel(words, model.trie, rare=rare)
     if options.spelling:
-        print(f"written to {write_english(spelling_of(texts))}")
+        Path(options.spelling).write_text(written(spelling_of(texts)), encoding="ascii")
     if options.output:
         model.save(options.output, about)
         print(f"{options.output}: {(Path(options.output) / 'lm.safetensors').stat().st_size / 1e6:.1f} MB")
@@ -211,9 +211,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--prune", type=_floats, default=[1.5e-8], metavar="X[,X]", help="entropy pruning; 0 is none")
     parser.add_argument("--output", default="models/english-lm", metavar="FOLDER", help="small format; '' for none")
-    parser.add_argument(
-        "--spelling", action="store_true", help="how letters come in the texts is how they come in English"
-    )
+    parser.add_argument("--spelling", metavar="FILE", help="write how letters follow each other in the texts, too")
     parser.add_argument("--arpa", metavar="FILE", help="write ARPA text, too")
     options = parser.parse_args(arguments)
     options.text = options.text or list(DEFAULT_TEXT)
