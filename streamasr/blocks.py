@@ -15,7 +15,7 @@ from streamasr.layers import Conv, ConvState, Dropout, Layer, Norm, serves
 from streamasr.recurrent import GatedRnn, GatedState, Rnn
 from streamasr.stack import Residual, ResidualState
 
-KINDS: dict[str, type[Rnn] | type[GatedRnn]] = {"lstm": Rnn, "gated": GatedRnn}
+KINDS = ("lstm", "gated")
 
 
 class RecurrentBlock(Residual):
@@ -26,7 +26,7 @@ class RecurrentBlock(Residual):
         index: of the block; the first `config.context_ahead` ones look a frame ahead.
 
     Raises:
-        ConfigError: an unknown kind of recurrence.
+        ConfigError: an unknown kind of recurrence, or memories of a kind that it does not have.
     """
 
     def __init__(self, config: ModelConfig, index: int) -> None:
@@ -37,9 +37,19 @@ class RecurrentBlock(Residual):
         layers: list[Layer] = [Norm(config.size)]
         if config.context:
             kernel = config.context
-            right = kernel // 2 if config.bidirectional else int(index < config.context_ahead)
+            centred = config.bidirectional and not config.back
+            right = kernel // 2 if centred else int(index < config.context_ahead)
             layers.append(Conv(config.size, config.size, kernel, right=right, groups=config.size))
-        layers.append(KINDS[config.rnn](config.size, bidirectional=config.bidirectional))
+        if config.back and not (config.bidirectional and config.rnn == "gated"):
+            raise ConfigError(
+                f"the model has back = {config.back}, rnn = {config.rnn!r}, bidirectional = {config.bidirectional}",
+                "back = 0, or a bidirectional gated model",
+                "Correct the config.",
+            )
+        if config.rnn == "gated":
+            layers.append(GatedRnn(config.size, bidirectional=config.bidirectional, back=config.back))
+        else:
+            layers.append(Rnn(config.size, bidirectional=config.bidirectional))
         if config.dropout:
             layers.append(Dropout(config.dropout))
         super().__init__(layers, (config.size,))

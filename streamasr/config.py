@@ -43,9 +43,10 @@ class ModelConfig:
         channels, blocks: channels of the residual CNN, residual blocks at each of its two resolutions.
         rnn, size, layers: kind ("lstm" or "gated"), channels and number of the recurrent layers.
         context: kernel of the depthwise convolution before each of them (0: none).
-        context_ahead: in how many of them, the first ones, it looks one frame ahead.
+        context_ahead: in how many of them, the first ones, it looks one frame ahead (offline without `back`: centred).
         lookahead: output frames that the row convolution looks ahead (0: none).
         bidirectional: the offline variant.
+        back: in it, memories of a "gated" layer that run backwards beside `size` forwards (0: half of `size` do).
         dropout: rate after every recurrent layer, in training.
         intermediate: the recurrent layer that feeds a second CTC head in training (0: none).
     """
@@ -59,6 +60,7 @@ class ModelConfig:
     context_ahead: int = 0
     lookahead: int = 4
     bidirectional: bool = False
+    back: int = 0
     dropout: float = 0.0
     intermediate: int = 0
 

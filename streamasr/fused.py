@@ -166,5 +166,5 @@ def norm_and_context(
 
 
 def gated_memory(gates: Tensor) -> Tensor:
-    """m[t] = f m[t-1] + (1 - f) z, out m * silu(o), from z, sigmoid^-1(f) and o in (B, T, 3 C): to (B, T, C)."""
-    return _GatedMemory.apply(gates.contiguous().unflatten(-1, (3, -1)))  # type: ignore[no-any-return, no-untyped-call]
+    """m[t] = f m[t-1] + (1 - f) z, out m * silu(o), from z, sigmoid^-1(f) and o in (B, T, 3, C): to (B, T, C)."""
+    return _GatedMemory.apply(gates.contiguous())  # type: ignore[no-any-return, no-untyped-call]

@@ -76,20 +76,26 @@ class GatedRnn(Layer):
     """Gated linear recurrence over (B, C, T): m[t] = f[t] m[t-1] + (1 - f[t]) z[t], out = W (m * silu(o)).
 
     z, f and o are linear in the input frame, so that all frames of a chunk share one matrix product and only the
-    element-wise recurrence runs frame by frame. In both directions each keeps half of the channels.
+    element-wise recurrence runs frame by frame.
+
+    Args:
+        channels: of the frames, and memories that run forwards.
+        bidirectional: half of these memories run backwards, or `back` more of them do.
 
     Sources: Lei et al., "Simple Recurrent Units for Highly Parallelizable Recurrence", 2018; Feng et al., "Were RNNs
     All We Needed?", 2024.
     """
 
-    def __init__(self, channels: int, *, bidirectional: bool = False) -> None:
+    def __init__(self, channels: int, *, bidirectional: bool = False, back: int = 0) -> None:
         super().__init__()
         self.channels, self.bidirectional = channels, bidirectional
-        self.gates = nn.Linear(channels, 3 * channels)
-        self.out = nn.Linear(channels, channels)
+        memories = channels + back
+        self.ahead = channels if back else channels // 2  # of the bidirectional variant, the ones that run forwards
+        self.gates = nn.Linear(channels, 3 * memories)
+        self.out = nn.Linear(memories, channels)
         with torch.no_grad():  # memories of 1 to 32 frames
-            frames = 2 ** torch.linspace(0, 5, channels)[torch.randperm(channels)]
-            self.gates.bias[channels : 2 * channels] = torch.log(frames)
+            frames = 2 ** torch.linspace(0, 5, memories)[torch.randperm(memories)]
+            self.gates.bias[memories : 2 * memories] = torch.log(frames)
 
     def prepared(self, precision: str) -> tuple[Dense, Dense]:
         """The weights of `gates` and `out` laid out for streams on the CPU."""
@@ -103,18 +109,23 @@ class GatedRnn(Layer):
         return keep, (1 - keep) * z, F.silu(o)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        if fused.suits(x) and not self.bidirectional:
-            return self.out(fused.gated_memory(self.gates(x.transpose(1, 2)))).transpose(1, 2)  # type: ignore[no-any-return]
-        keep, new, out = self._gates(x.permute(2, 0, 1))
+        gates = self.gates(x.transpose(1, 2))  # (B, T, 3 M)
         if self.bidirectional:
-            half = self.channels // 2
-            order = reversal(lengths, x.shape[-1]).t()[..., None].expand(-1, -1, self.channels - half)
-            ahead = recur(keep[..., :half], new[..., :half])
-            back = recur(keep[..., half:].gather(0, order), new[..., half:].gather(0, order)).gather(0, order)
-            memory = torch.cat([ahead, back], -1)
-        else:
-            memory = recur(keep, new)
-        return self.out(memory * out).permute(1, 2, 0)  # type: ignore[no-any-return]
+            order = reversal(lengths, x.shape[-1])[..., None, None]  # (B, T, 1, 1)
+            ahead, back = gates.unflatten(-1, (3, -1)).tensor_split((self.ahead,), -1)
+            reverse = self._memories(back.gather(1, order.expand_as(back)))
+            reverse = reverse.gather(1, order[..., 0].expand_as(reverse))
+            return self.out(torch.cat([self._memories(ahead), reverse], -1)).transpose(1, 2)  # type: ignore[no-any-return]
+        return self.out(self._memories(gates.unflatten(-1, (3, -1)))).transpose(1, 2)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _memories(gates: Tensor) -> Tensor:
+        """Memories, output gates applied: (B, T, 3, M) to (B, T, M)."""
+        if fused.suits(gates):
+            return fused.gated_memory(gates)
+        z, f, o = gates.transpose(0, 1).unbind(2)
+        keep = torch.sigmoid(f)
+        return (recur(keep, (1 - keep) * z) * F.silu(o)).transpose(0, 1)
 
     def init_state(self, batch: int) -> GatedState:
         if self.bidirectional:

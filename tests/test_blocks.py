@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,12 +12,21 @@ from streamasr import dense
 from streamasr.blocks import RecurrentBlock
 from streamasr.config import FeatureConfig, ModelConfig
 from streamasr.dense import ByBytes, Dense, rounded
+from streamasr.errors import ConfigError
 from streamasr.layers import Flatten, Layer, Linear
 from streamasr.model import AsrModel
 from streamasr.stack import Residual
 from streamasr.whole_cpu import DIGITS, digits
 from tests.conftest import TINY
 from tests.contract import check_layer
+
+
+@pytest.mark.parametrize(
+    "shape", [{"rnn": "gru"}, {"rnn": "lstm", "bidirectional": True, "back": 4}, {"rnn": "gated", "back": 4}]
+)
+def test_unknown_recurrences_are_refused(shape: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="Correct the config"):
+        RecurrentBlock(ModelConfig(**shape), 0)
 
 
 def prepared(layer: Layer, precision: str) -> Layer:

@@ -73,7 +73,7 @@ def test_norm_and_context_is_torch_s_with_its_gradients(precision: torch.dtype, 
 
 def test_gated_memory_is_the_recurrence_with_its_gradients(precision: torch.dtype) -> None:
     def theirs(gates: Tensor) -> Tensor:
-        z, f, o = gates.float().chunk(3, -1)
+        z, f, o = gates.float().unbind(2)
         memory, frames = torch.zeros(3, 6), []
         for t in range(gates.shape[1]):
             keep = torch.sigmoid(f[:, t])
@@ -81,7 +81,7 @@ def test_gated_memory_is_the_recurrence_with_its_gradients(precision: torch.dtyp
             frames.append(memory * F.silu(o[:, t]))
         return torch.stack(frames, 1)
 
-    gates = torch.randn(3, 17, 18).to(precision)
+    gates = torch.randn(3, 17, 3, 6).to(precision)
     agree(*(outputs_and_gradients(function, gates) for function in (fused.gated_memory, theirs)), precision)
 
 

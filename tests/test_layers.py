@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -49,8 +52,8 @@ def test_stack_folds_stride_and_lookahead() -> None:
     assert (layer.stride, layer.right) == (4, 1 + 2 * 2 + 2 * 1)
 
 
-@pytest.mark.parametrize("kind", [Rnn, GatedRnn])
-def test_bidirectional_sees_both_sides_and_no_padding(kind: type[Rnn] | type[GatedRnn]) -> None:
+@pytest.mark.parametrize("kind", [Rnn, GatedRnn, partial(GatedRnn, back=6)])
+def test_bidirectional_sees_both_sides_and_no_padding(kind: Callable[..., Rnn | GatedRnn]) -> None:
     layer = kind(4, bidirectional=True)
     x = torch.randn(2, 4, 12)
     lengths = torch.tensor([12, 7])
@@ -63,6 +66,15 @@ def test_bidirectional_sees_both_sides_and_no_padding(kind: type[Rnn] | type[Gat
         assert not torch.allclose(layer(changed, lengths)[0, :, 0], y[0, :, 0])
     with pytest.raises(TypeError, match="bidirectional"):
         layer.init_state(1)
+
+
+@pytest.mark.parametrize("back", [0, 6])
+def test_both_ways_are_the_same_in_training(back: int) -> None:
+    layer, lengths = GatedRnn(4, bidirectional=True, back=back), torch.tensor([12, 7])
+    x = torch.randn(2, 4, 12)
+    with torch.no_grad():
+        expected = layer(x, lengths)
+    torch.testing.assert_close(layer(x, lengths).detach(), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_reversal_keeps_padding_in_place() -> None:

@@ -5,8 +5,8 @@
     python -m train.fit CONFIG.toml --start-from OUT.pt          # with --offline for the latter
 
 What new blocks add to their input is zero at first, so that the deeper network computes what the other one did. Numbers
-are places in the new network, from 0. In the offline sibling those memories run backwards that were the shortest, and
-contexts have lost their oldest frames, so that it has to learn a little before it is as good again.
+are places in the new network, from 0. The offline sibling (`[offline.model]` with `back`, else the streaming one) has
+memories besides that run backwards; what comes out of them is zero at first, too.
 
 Source of the idea: Chen, Goodfellow, Shlens, "Net2Net: Accelerating Learning via Knowledge Transfer", 2016.
 """
@@ -76,41 +76,36 @@ def grow(source: Path, config: TrainConfig, target: Path, new: list[int]) -> Non
     checkpoint.save(target, {**saved, "config": json.dumps(asdict(config))})
 
 
-def centred(kernel: Tensor, right: int) -> Tensor:
-    """A kernel (C, 1, K) that sees `right` frames ahead as one that sees K // 2: the taps stay at their frames."""
-    shift = kernel.shape[2] // 2 - right
-    return torch.cat([kernel[:, :, shift:], torch.zeros_like(kernel[:, :, :shift])], 2)
-
-
 def both_ways(source: Path, config: TrainConfig, target: Path) -> None:
     """Write a checkpoint to start from, of the offline model that `config` describes, from a streaming one.
 
     Raises:
-        ConfigError: the networks differ in more than their directions, or the recurrence is of another kind.
+        ConfigError: the networks differ in more than the memories that run backwards, or the recurrence is of another
+            kind.
     """
     old, _, saved = checkpoint.load_model(source)
-    expected = replace(old.config, bidirectional=True, context_ahead=0, dropout=config.model.dropout)
-    if old.config.bidirectional or config.model != expected or old.config.rnn != "gated":
+    expected = replace(old.config, bidirectional=True, back=config.model.back, dropout=config.model.dropout)
+    if old.config.bidirectional or not config.model.back or config.model != expected or old.config.rnn != "gated":
         raise ConfigError(
             f"{config.model} is not the offline sibling of {old.config}",
-            "a gated streaming model, and one that differs in `bidirectional` and `context_ahead` only",
-            "Set [offline.model] lookahead to that of [model].",
+            "a gated streaming model, and one that differs in `bidirectional` and `back` only",
+            "Set [offline.model] back, and context_ahead and lookahead to those of [model].",
         )
-    channels, half = old.config.size, old.config.size // 2
+    torch.manual_seed(config.run.seed)
+    grown = AsrModel(config.features, config.model, len(Vocab())).state_dict()
+    channels = old.config.size
     for kind in ("model", "average"):
         weights: dict[str, Tensor] = dict(saved[kind])
-        for index, place in enumerate(block_places(old)):
-            inner = f"network.layers.{place}.inner.layers."
-            at = int(bool(old.config.context))
-            if at:
-                name = f"{inner}1.conv.weight"
-                weights[name] = centred(weights[name], int(index < old.config.context_ahead))
-            gates, bias, out = (f"{inner}{at + 1}.{part}" for part in ("gates.weight", "gates.bias", "out.weight"))
-            order = weights[bias][channels : 2 * channels].argsort(descending=True)  # long memories first
-            order = torch.cat([order[:half].sort()[0], order[half:].sort()[0]])
-            rows = torch.cat([order + gate * channels for gate in range(3)])
-            weights[gates], weights[bias] = weights[gates][rows], weights[bias][rows]
-            weights[out] = weights[out][:, order]
+        for name in weights:
+            wide = grown[name].clone()
+            if name.endswith(("gates.weight", "gates.bias")):
+                for gate, known in zip(wide.chunk(3), weights[name].chunk(3), strict=True):
+                    gate[:channels] = known
+            elif name.endswith(".out.weight"):
+                wide[:, :channels], wide[:, channels:] = weights[name], 0
+            else:
+                continue
+            weights[name] = wide
         saved[kind] = weights
     checkpoint.save(target, {**saved, "config": json.dumps(asdict(config))})
 

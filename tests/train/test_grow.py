@@ -50,21 +50,22 @@ def test_an_offline_model_begins_with_what_the_streaming_one_knows(tmp_path: Pat
     shape = replace(config.model, rnn="gated", context=5, context_ahead=1, lookahead=2)
     torch.manual_seed(1)
     old = AsrModel(config.features, shape, len(Vocab()))
-    with torch.no_grad():
-        for place in block_places(old):
-            context, recurrence = list(old.network.layers[place].inner)[1:3]
-            context.conv.weight[:, :, :2] = 0  # as far back as the offline one hears no more
-            recurrence.gates.weight[shape.size : 2 * shape.size][::2] = 0
-            recurrence.gates.bias[shape.size : 2 * shape.size][::2] = -1e4  # every other channel has no memory
     facts = {"step": 1, "heard_h": 0.5, "trained_s": 1.0, "config": json.dumps(asdict(replace(config, model=shape)))}
     weights = old.state_dict()
     checkpoint.save(tmp_path / "old.pt", {"model": weights, "average": weights, **facts})
-    offline = replace(config, model=replace(shape, bidirectional=True, context_ahead=0))
+    offline = replace(config, model=replace(shape, bidirectional=True, back=16))
     both_ways(tmp_path / "old.pt", offline, tmp_path / "new.pt")
     new = checkpoint.load_model(tmp_path / "new.pt")[0]
     assert new.config.bidirectional
     samples, lengths = torch.randn(2, 16_000), torch.tensor([16_000, 9_000])
     with torch.no_grad():
         torch.testing.assert_close(old(samples, lengths)[0], new(samples, lengths)[0], atol=1e-5, rtol=1e-4)
+        for place in block_places(new):  # what runs backwards is there to be learnt
+            list(new.network.layers[place].inner)[2].out.weight.normal_()
+        ahead, late = new(samples, lengths)[0], samples.clone()
+        late[0, -800:] += 1
+        assert (new(late, lengths)[0][0, 0] - ahead[0, 0]).abs().max() > 1e-4
     with pytest.raises(ConfigError, match="is not the offline sibling"):
         both_ways(tmp_path / "new.pt", offline, tmp_path / "twice.pt")
+    with pytest.raises(ConfigError, match=r"Set \[offline.model\] back"):
+        both_ways(tmp_path / "old.pt", replace(offline, model=replace(offline.model, back=0)), tmp_path / "twice.pt")
