@@ -30,7 +30,7 @@ from streamasr.events import Event
 RATE_HZ = 16_000
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 1_000_000
 LOUDEST = 1e6  # full scale is 1.0; beyond this the numbers are not sound, and their energies would overflow
-PIECE = 1024  # frames decoded in one call: so little is lost where a file is damaged
+PIECE = 4096  # frames decoded in one call: what comes after a damaged place in them may be lost
 ENCODINGS: dict[str, np.dtype[np.int16] | np.dtype[np.float32]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 
 Samples = NDArray[np.float32]
@@ -246,23 +246,24 @@ class FileSource(PulledSource):
         self._file.close()
 
     def _decode(self, count: int) -> Samples | None:
-        pieces: list[Samples] = []
-        damaged = False
+        frames: Samples = np.full((count, self._file.channels), np.nan, np.float32)
+        filled, damaged = 0, False
         with quiet() if self._file.format == "MP3" else contextlib.nullcontext():
-            while count > 0:
+            while filled < count:
+                place = frames[filled : filled + PIECE]
                 try:
-                    piece = self._file.read(min(count, PIECE), dtype="float32", always_2d=True)
-                except soundfile.SoundFileError:
+                    decoded = len(self._file.read(dtype="float32", out=place))
+                except soundfile.SoundFileError:  # what was decoded before is there
+                    missing = np.isnan(place[:, 0])
+                    filled += int(missing.argmax()) if missing.any() else len(place)
                     damaged = True
                     break
-                if not len(piece):
+                filled += decoded
+                if not decoded:
                     break
-                pieces.append(piece)
-                count -= len(piece)
-        if count > 0:
-            heard = self._heard + sum(map(len, pieces))
-            self._error = self._damage(heard, damaged)
-        return np.concatenate(pieces) if pieces else None
+        if filled < count:
+            self._error = self._damage(self._heard + filled, damaged)
+        return frames[:filled] if filled else None
 
     def _damage(self, heard: int, damaged: bool) -> AudioError | None:
         """The error to end with after `heard` frames; none for a whole file."""

@@ -75,9 +75,13 @@ class Options(NamedTuple):
 
 
 @inner
-def _emit(row: NDArray[np.float32], options: Options, greedy: bool, w: Scratch) -> float:
-    """Probabilities of a frame relative to its best token; greedy leaves only that one. Returns its log-probability."""
-    top = 0
+def _emit(row: NDArray[np.float32], options: Options, greedy: bool, w: Scratch) -> tuple[float, int]:
+    """Probabilities of a frame relative to its best token; greedy leaves only that one.
+
+    Returns:
+        its log-probability; the number of tokens but the blank that are possible, which `w.heard` lists.
+    """
+    top, heard = 0, 0
     for token in range(row.shape[0]):
         if row[token] > row[top]:
             top = token
@@ -85,7 +89,20 @@ def _emit(row: NDArray[np.float32], options: Options, greedy: bool, w: Scratch) 
         log_prob = np.float64(row[token]) + options.offsets[token]
         kept = token == top or (not greedy and log_prob >= options.prune)
         w.odds[token] = np.exp(log_prob - np.float64(row[top])) if kept else 0.0
-    return np.float64(row[top])  # type: ignore[no-any-return]
+        if token != BLANK and w.odds[token] > 0.0:
+            w.heard[heard] = token
+            heard += 1
+    return np.float64(row[top]), heard
+
+
+@inner
+def _pause(s: Arrays, w: Scratch) -> float:
+    """A frame in which nothing but the blank is possible: the prefixes stay, in their order. Returns the best mass."""
+    best = (s.masses[0, 0] + s.masses[0, 1]) * w.odds[BLANK]
+    for i in range(s.clock[COUNT]):
+        s.masses[i, 0] = (s.masses[i, 0] + s.masses[i, 1]) * w.odds[BLANK] / best
+        s.masses[i, 1] = 0.0
+    return best  # type: ignore[no-any-return]
 
 
 @inner
@@ -113,15 +130,12 @@ def _stay(s: Arrays, w: Scratch) -> int:
 
 
 @inner
-def _extend(s: Arrays, m: Models, count: int, drop: float, w: Scratch) -> int:
+def _extend(s: Arrays, m: Models, heard: int, count: int, drop: float, w: Scratch) -> int:
     """Offer the prefixes one token longer that are not in the beam. Returns the number of prefixes chosen."""
-    heard, loudest = 0, 0.0
+    loudest = 0.0
     scored = m.lm.trie_best.shape[0] > 0 or m.following.shape[0] > 0
-    for token in range(w.odds.shape[0]):
-        if token != BLANK and w.odds[token] > 0.0:
-            w.heard[heard] = token
-            heard += 1
-            loudest = max(loudest, w.odds[token])
+    for k in range(heard):
+        loudest = max(loudest, w.odds[w.heard[k]])
     best = highest(w, count)
     floor = max(lowest(w, count), best * drop)  # what a prefix needs to be among those that are kept in the end
     for i in range(s.clock[COUNT]):
@@ -174,16 +188,21 @@ def _replace(s: Arrays, m: Models, count: int, drop: float, w: Scratch) -> None:
             if node < 0:
                 node = grow(s, parent, token)
                 inherit(s, m, parent, node, token, w.scores[chosen] / _reached(s, source, parent, token, w))
+            s.nodes[node, USES] += 1
         s.beam[k] = node
         s.nodes[node, SLOT] = k
-        s.nodes[node, USES] += 1
     for k in range(count):
         s.masses[k, 0], s.masses[k, 1] = w.sums[k, NEW_ENDED], w.sums[k, NEW_RUNNING]
     s.clock[COUNT] = count
+    gone = 0
     for i in range(live):
-        s.nodes[w.picks[i, ENTRY], USES] -= 1
-    for i in range(live):
-        release(s, w.picks[i, ENTRY])
+        node = np.int64(w.picks[i, ENTRY])
+        if s.nodes[node, SLOT] < 0:
+            s.nodes[node, USES] -= 1
+            w.picks[gone, ENTRY] = node
+            gone += 1
+    for i in range(gone):
+        release(s, np.int64(w.picks[i, ENTRY]))
 
 
 @inner
@@ -319,10 +338,14 @@ def _run(
         kept = s.recent[s.clock[FRAME] % held]
         for token in range(log_probs.shape[1]):
             kept[token] = row[token]
-        top = _emit(row, options, width == 1, w)
-        count = _extend(s, m, _stay(s, w), options.drop, w)
-        _replace(s, m, count, options.drop, w)
-        s.scale[0] += top + np.log(highest(w, count))
+        top, heard = _emit(row, options, width == 1, w)
+        if heard == 0:
+            best = _pause(s, w)
+        else:
+            count = _extend(s, m, heard, _stay(s, w), options.drop, w)
+            _replace(s, m, count, options.drop, w)
+            best = highest(w, count)
+        s.scale[0] += top + np.log(best)
         s.clock[FRAME] += 1
         judge(s, m.space)
         filled += _commit(s, out, filled, w)

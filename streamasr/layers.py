@@ -107,14 +107,17 @@ class Conv(Layer):
             self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=(kernel // 2, 0), groups=groups)
         self._patches: Patches | None = None
 
-    def prepare(self, precision: str) -> None:
-        self._patches = self.patches()
+    @property
+    def has_patches(self) -> bool:
+        """Whether `Patches` can be made of it."""
+        return isinstance(self.conv, nn.Conv2d) and self.kernel == KERNEL and self.conv.groups == 1
 
-    def patches(self, norm: nn.LayerNorm | None = None) -> Patches | None:
+    def prepare(self, precision: str) -> None:
+        self._patches = self.patches(precision)
+
+    def patches(self, precision: str, norm: nn.LayerNorm | None = None) -> Patches | None:
         """Prepared for streams on the CPU, after a normalisation and rectification; None where its form is another."""
-        if isinstance(self.conv, nn.Conv2d) and self.kernel == KERNEL and self.conv.groups == 1:
-            return Patches(self.conv, norm)
-        return None
+        return Patches(cast(nn.Conv2d, self.conv), norm, precision) if self.has_patches else None
 
     def _shape(self, batch: int, channels: int, frames: int) -> tuple[int, ...]:
         if self.frequencies is None:

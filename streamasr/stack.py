@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from streamasr import fused
 from streamasr.context import Context
 from streamasr.layers import Activation, Conv, ConvState, Layer, Norm, State, serves
-from streamasr.patches import Patches
+from streamasr.patches import Patches, ResidualPatches
 
 
 class Stack(Layer):
@@ -68,7 +68,7 @@ class Stack(Layer):
             if not isinstance(norm, Norm):
                 continue
             if isinstance(following, Activation) and isinstance(then, Conv):
-                if patches := then.patches(norm.norm):
+                if patches := then.patches(precision, norm.norm):
                     self._prepared[at] = (3, patches)
             elif isinstance(following, Conv) and following.depthwise:
                 self._prepared[at] = (2, Context(norm.norm, cast(nn.Conv1d, following.conv)))
@@ -132,6 +132,15 @@ class Residual(Layer):
         super().__init__()
         self.inner = Stack(layers)
         self.shape, self.right = shape, self.inner.right
+        self._patches: ResidualPatches | None = None
+
+    def prepare(self, precision: str) -> None:
+        layers = list(self.inner)
+        if tuple(map(type, layers)) != 2 * (Norm, Activation, Conv):
+            return
+        pairs = [(cast(Norm, layers[at]).norm, cast(Conv, layers[at + 2])) for at in (0, 3)]
+        if all(conv.has_patches and conv.right == 1 and conv.stride == 1 for _, conv in pairs):
+            self._patches = ResidualPatches([(norm, cast(nn.Conv2d, conv.conv)) for norm, conv in pairs], precision)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         return x + self.inner(x, lengths)  # type: ignore[no-any-return]
@@ -141,6 +150,11 @@ class Residual(Layer):
         return ResidualState(self.inner.init_state(batch), like.new_zeros(batch, *self.shape, 0))
 
     def step(self, x: Tensor, state: ResidualState) -> tuple[Tensor, ResidualState]:
+        if self._patches and serves(x):
+            y, held, between = self._patches(x, state.inner[2].frames, state.inner[5].frames, state.skipped)
+            late = y.shape[-1] - state.skipped.shape[-1]
+            waiting = x[..., late:].clone() if late >= 0 else torch.cat([state.skipped[..., y.shape[-1] :], x], -1)
+            return y, ResidualState(((), (), ConvState(held), (), (), ConvState(between)), waiting)
         y, inner = self.inner.step(x, state.inner)
         skipped, count = _joined(state.skipped, x), y.shape[-1]  # (B, T, ..., C)
         summed = skipped[:, :count] + y.transpose(1, -1)
@@ -151,6 +165,8 @@ class Residual(Layer):
         return None if y is None else state.skipped + y
 
     def end(self, x: Tensor, state: ResidualState) -> Tensor:
+        if self._patches and serves(x):
+            return self._patches(x, state.inner[2].frames, state.inner[5].frames, state.skipped, ended=1)[0]
         return (_joined(state.skipped, x) + self.inner.end(x, state.inner).transpose(1, -1)).transpose(1, -1)
 
 

@@ -41,10 +41,10 @@ def panels(matrix: NDArray[Any], lanes: int = LANES, together: int = TOGETHER) -
     return np.ascontiguousarray(wide.reshape(depth, count, lanes).transpose(1, 0, 2))
 
 
-def pair_panels(matrix: NDArray[np.int8]) -> NDArray[np.int8]:
-    """A matrix (K, N) for products in pairs: (P, ceil(K / 2), 16, 2), as `panels`, two rows side by side."""
+def pair_panels(matrix: NDArray[Any], lanes: int = LANES, together: int = TOGETHER) -> NDArray[Any]:
+    """A matrix (K, N) for products in pairs: (P, ceil(K / 2), lanes, 2), as `panels`, two rows side by side."""
     even = np.pad(matrix, ((0, len(matrix) % 2), (0, 0)))
-    both = [panels(even[row::2]) for row in range(2)]
+    both = [panels(even[row::2], lanes, together) for row in range(2)]
     return np.ascontiguousarray(np.stack(both, -1))
 
 
@@ -87,20 +87,21 @@ class _Floats:
 
 
 class _Pairs:
-    """The instructions of products in pairs, 16 columns of one panel."""
+    """The instructions of products in pairs, `lanes` columns of one panel of bytes or of whole numbers of 16 bits."""
 
     inputs = 2
 
-    def __init__(self, builder: ir.IRBuilder, lanes: int) -> None:
+    def __init__(self, builder: ir.IRBuilder, held: Any, lanes: int) -> None:
         self.builder, self.line, self.parts = builder, SUMS, lanes // SUMS.count
+        self.held = SHORT if held == types.int16 else BYTE
         self.zeros = ir.Constant(SUMS, [0] * SUMS.count)
         known = builder.module.globals.get(PAIRED)
         self.instruction = known or ir.Function(builder.module, ir.FunctionType(SUMS, [SHORTS, SHORTS]), PAIRED)
 
     def columns(self, place: Any) -> list[Any]:
         places = [self.builder.gep(place, [COUNT(part * SHORTS.count)]) for part in range(self.parts)]
-        held = ir.VectorType(BYTE, SHORTS.count)
-        return [self.builder.sext(_read(self.builder, each, held), SHORTS) for each in places]
+        found = [_read(self.builder, each, ir.VectorType(self.held, SHORTS.count)) for each in places]
+        return found if self.held is SHORT else [self.builder.sext(each, SHORTS) for each in found]
 
     def spread(self, place: Any) -> Any:
         both = self.builder.load(self.builder.bitcast(place, INTEGER.as_pointer()))
@@ -129,7 +130,7 @@ def tile(rows: int, wide: int, lanes: int = LANES, *, pairs: bool = False) -> Ca
     Row r is x[at + r * stride : at + r * stride + K] of x (S,): rows may overlap. `weight` is (P, K, lanes), of float32
     or int8. sums (rows * wide * lanes or more,) is written, row r @ weight[n + p] at (r * wide + p) * lanes. While a
     panel is read, the next one is fetched from memory. With `pairs`, x is int16, `weight` (P, K / 2, lanes, 2) of int8
-    and sums int32.
+    or int16 and sums int32.
     """
 
     @intrinsic
@@ -140,7 +141,7 @@ def tile(rows: int, wide: int, lanes: int = LANES, *, pairs: bool = False) -> Ca
                 context.make_array(kinds[number])(context, builder, arguments[number]) for number in (0, 3, 5)
             )
             _, begin, step, _, panel, _ = arguments
-            arithmetic = _Pairs(builder, lanes) if pairs else _Floats(builder, kinds[3].dtype, lanes)
+            arithmetic = (_Pairs if pairs else _Floats)(builder, kinds[3].dtype, lanes)
             line, held = arithmetic.line, lanes * arithmetic.inputs  # numbers of a panel in one step
             depth = builder.extract_value(matrix.shape, 1)
             first = [builder.add(begin, builder.mul(step, COUNT(row))) for row in range(rows)]
