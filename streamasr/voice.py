@@ -95,9 +95,10 @@ class VoiceDetector:
         return found.tolist(), VoiceState(held[count * WINDOW :].clone(), hidden, cell)
 
 
-def _laid_out(weights: dict[str, Tensor]) -> list[NDArray[np.float32]]:
+def _laid_out(weights: dict[str, Tensor]) -> list[NDArray[Any]]:
     """The weights as `voice_cpu.probabilities` takes them."""
     from streamasr.tiles_cpu import panels
+    from streamasr.voice_cpu import matrix_back
 
     layers: list[Tensor] = []
     for index, (first, last) in enumerate(((0, 3), (0, 3), (1, 3), (1, 2))):  # taps that meet more than padding
@@ -106,8 +107,8 @@ def _laid_out(weights: dict[str, Tensor]) -> list[NDArray[np.float32]]:
     layers += [weights["decoder.rnn.weight_ih"].t(), weights["decoder.rnn.bias_ih"] + weights["decoder.rnn.bias_hh"]]
     layers += [weights["decoder.rnn.weight_hh"].t()]
     layers += [torch.cat([weights["decoder.decoder.2.weight"].flatten(), weights["decoder.decoder.2.bias"]])]
-    arrays = [layer.detach().float().contiguous().numpy() for layer in layers]
-    return [panels(array) if array.ndim == 2 else array for array in arrays]
+    *arrays, back, out = (layer.detach().float().contiguous().numpy() for layer in layers)
+    return [*(panels(array) if array.ndim == 2 else array for array in arrays), *matrix_back(back), out]
 
 
 def package_data() -> Path | None:

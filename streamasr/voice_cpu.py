@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from streamasr.activation_cpu import sigmoid
 from streamasr.compiled import loops
-from streamasr.dense_cpu import product
+from streamasr.dense_cpu import product, writer
+from streamasr.tiles_cpu import LANES, TOGETHER, has_pairs, pair_panels, panels, tile
 
 Floats = NDArray[np.float32]
 FRAME, STEP, BANDS = 256, 128, 129  # samples, samples, and of a spectrum
+FINE = 4095  # what 1 is in whole numbers of 12 bits: the hidden state of the cell, where products in pairs are fast
+BACK = "int16[:,:,:,::1]" if has_pairs() else "float32[:,:,::1]"  # that matrix
 
 
 @loops("void(float32[::1], float32[::1], float32[:,::1])")
@@ -28,10 +33,27 @@ def frames_of(heard: Floats, shape: Floats, frames: Floats) -> None:
             frames[r, i] = heard[begin + 1150 - first - i] * shape[i]
 
 
+_one_by_pairs, _write = tile(1, TOGETHER, pairs=True), writer(LANES)
+
+
+@loops(f"void(float32[::1], {BACK}, float32[::1], float32[::1], float32[:,::1])")
+def back_map(hidden: Floats, weight: NDArray[Any], size: Floats, bias: Floats, y: Floats) -> None:
+    """y (1, 512) = hidden (128,) @ weight * size + bias, for a hidden state between -1 and 1."""
+    if weight.ndim == 4:
+        shorts, sums = np.empty(len(hidden), np.int16), np.empty(TOGETHER * LANES, np.int32)
+        for c in range(len(hidden)):
+            shorts[c] = np.int16(np.rint(hidden[c] * np.float32(FINE)))
+        for n in range(0, y.shape[1] // LANES, TOGETHER):
+            _one_by_pairs(shorts, 0, 0, weight, n, sums)
+            _write(sums, 1, TOGETHER, 0, n * LANES, size[:0], size, bias, y)
+    else:
+        product(hidden.reshape(1, len(hidden)), weight, size, bias, y)
+
+
 @loops(
     "void(float32[:,:,::1], float32[:,:,::1], float32[::1], float32[:,:,::1], float32[::1],"
     " float32[:,:,::1], float32[::1], float32[:,:,::1], float32[::1], float32[:,:,::1], float32[::1],"
-    " float32[:,:,::1], float32[::1], float32[::1], float32[::1], float32[::1])"
+    f" {BACK}, float32[::1], float32[::1], float32[::1], float32[::1], float32[::1])"
 )
 def probabilities(
     spectrum: Floats,
@@ -45,7 +67,8 @@ def probabilities(
     bias4: Floats,
     weight_in: Floats,
     bias: Floats,
-    weight_back: Floats,
+    weight_back: NDArray[Any],
+    size_back: Floats,
     out: Floats,
     hidden: Floats,
     cell: Floats,
@@ -57,6 +80,7 @@ def probabilities(
         spectrum: (4 W, 129, 2) real and imaginary parts of the spectra of the windows' frames.
         weight1 to weight4, biases: of the convolutions, (taps x inputs, outputs), in panels as all matrices.
         weight_in, bias, weight_back: (128, 512), (512,), (128, 512) of the recurrent cell; gates i, f, g, o.
+        size_back: (512,) of the columns of `weight_back`, as `matrix_back` gives them.
         out: (129,) the last map and its bias.
         hidden, cell: (128,) before the chunk; after it when this returns.
     """
@@ -96,16 +120,11 @@ def probabilities(
     for w in range(windows):
         for c in range(128):
             y4[w, c] = max(y4[w, c], np.float32(0))
-    gates, before, back = (
-        np.empty((windows, 512), np.float32),
-        np.empty((1, 128), np.float32),
-        np.empty((1, 512), np.float32),
-    )
+    gates, back = np.empty((windows, 512), np.float32), np.empty((1, 512), np.float32)
     product(y4, weight_in, one, bias, gates)
     squashed = np.empty(128, np.float32)
     for w in range(windows):
-        before[0] = hidden
-        product(before, weight_back, one, gates[w], back)
+        back_map(hidden, weight_back, size_back, gates[w], back)
         gate = back[0]
         sigmoid(gate[:256], np.float32(1), gate[:256])
         sigmoid(gate[256:384], np.float32(2), gate[256:384])  # tanh(x) = 2 sigmoid(2 x) - 1
@@ -118,3 +137,11 @@ def probabilities(
             hidden[c] = gate[384 + c] * (np.float32(2) * squashed[c] - np.float32(1))
             total += out[c] * max(hidden[c], np.float32(0))
         found[w] = np.float32(1) / (np.float32(1) + np.exp(-total))
+
+
+def matrix_back(matrix: Floats) -> tuple[NDArray[Any], Floats]:
+    """The matrix (128, 512) for `back_map`, laid out, and the sizes of its columns."""
+    if not has_pairs():
+        return panels(matrix), np.ones(matrix.shape[1], np.float32)
+    size = np.maximum(np.abs(matrix).max(0) / FINE, 1e-12)
+    return pair_panels(np.rint(matrix / size).astype(np.int16)), (size / FINE).astype(np.float32)
