@@ -67,6 +67,8 @@ def watch(engine: Engine) -> Parts:
     for index, layer in enumerate(engine.model.network):
         room = "front" if index < first else "recurrent blocks" if index < last else "head"
         parts.watch(layer, "step", f"network, {room}")
+    for chain in engine.model.network.chains.values():
+        parts.watch(chain, "step", "network, recurrent blocks")
     parts.watch(engine.decoder, "step", "decoder, step")
     parts.watch(engine.decoder, "read", "decoder, read")
     return parts

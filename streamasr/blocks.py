@@ -65,6 +65,11 @@ class RecurrentBlock(Residual):
             self._dense = cast(GatedRnn, rnn).prepared(precision)
             self._matrices = tuple(array for dense in self._dense for array in dense.arrays)
 
+    @property
+    def fused(self) -> tuple[Context, tuple[Dense, Dense]] | None:
+        """Its prepared parts, where all of it can be one compiled call."""
+        return (self._context, self._dense) if self._context and self._dense else None
+
     def step(self, x: Tensor, state: ResidualState) -> tuple[Tensor, ResidualState]:
         return self._fused(x, state) or super().step(x, state)
 

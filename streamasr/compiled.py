@@ -13,7 +13,17 @@ from numba.core.cpu import CPUTargetOptions
 FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 
 UNCOUNTED = {"_nrt": False} if hasattr(CPUTargetOptions, "_nrt") else {}  # it is not documented and may go
-LOOPS = ("activation_cpu", "dense_cpu", "lstm_cpu", "patches_cpu", "tiles_cpu", "voice_cpu", "whole_cpu", "words")
+LOOPS = (
+    "activation_cpu",
+    "chain_cpu",
+    "dense_cpu",
+    "lstm_cpu",
+    "patches_cpu",
+    "tiles_cpu",
+    "voice_cpu",
+    "whole_cpu",
+    "words",
+)
 SOURCES = (
     "agreement",
     "align",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -150,6 +150,10 @@ class Dense:
         """Whether so few rows are faster with compiled loops."""
         return 0 < rows <= self._few
 
+    def share(self, matrix: NDArray[Any]) -> None:
+        """Keep the laid out matrix in the memory of `matrix`, which is equal to it."""
+        self._packed = matrix
+
     @property
     def arrays(self) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
         """Matrix, scale and bias as `dense_cpu.product` takes them."""
@@ -166,6 +170,14 @@ class Dense:
         y = x.new_empty(x.shape[0], self._bias.shape[0])
         product(x.contiguous().numpy(), *self.arrays, y.numpy())
         return y
+
+
+def stacked(maps: Sequence[Dense]) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
+    """`arrays` of maps of one shape, one after the other in one array each, which the maps then share."""
+    matrices, scales, biases = (np.stack(column) for column in zip(*(each.arrays for each in maps), strict=True))
+    for each, matrix in zip(maps, matrices, strict=True):
+        each.share(matrix)
+    return matrices, scales, biases
 
 
 def gated(linear: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:

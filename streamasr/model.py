@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from streamasr.blocks import RecurrentBlock
 from streamasr.captured import Captured, Recorder, cuda_graph
+from streamasr.chain import chains
 from streamasr.config import FeatureConfig, ModelConfig
 from streamasr.features import FeatureState, LogMel
 from streamasr.layers import Activation, Conv, Flatten, Layer, Linear, Norm, State, lookahead
@@ -81,6 +82,7 @@ class AsrModel(nn.Module):
         for module in self.network.modules():
             if isinstance(module, Layer):
                 module.prepare(precision)
+        self.network.chains = chains(self.network)
 
     def capture(self, recorder: Recorder = cuda_graph, dtype: torch.dtype = torch.float16) -> None:
         """Record the steps of streams on a GPU, in half precision; the weights must not change after that."""

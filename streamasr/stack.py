@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,25 @@ from streamasr.layers import Activation, Conv, ConvState, Layer, Norm, State, se
 from streamasr.patches import Patches, ResidualPatches
 
 
+class Joined(Protocol):
+    """Layers in a row that are worked off as one; their state stands in the place of the first one's."""
+
+    @property
+    def blocks(self) -> Sequence[Layer]: ...
+
+    def step(self, x: Tensor, state: Sequence[State]) -> tuple[Tensor, State]: ...
+
+    def end(self, x: Tensor, state: Sequence[State]) -> Tensor: ...
+
+    def parted(self, state: Sequence[State]) -> Sequence[State]: ...
+
+
 class Stack(Layer):
-    """Layers in a row."""
+    """Layers in a row.
+
+    Attributes:
+        chains: of those that are worked off as one in a stream, by the place of the first.
+    """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         super().__init__()
@@ -24,6 +41,7 @@ class Stack(Layer):
             self.right += layer.right * self.stride
             self.stride *= layer.stride
         self._prepared: dict[int, tuple[int, Patches | Context]] = {}  # by the place of a norm: what so many layers do
+        self.chains: Mapping[int, Joined] = {}
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(cast(Iterable[Layer], self.layers))
@@ -79,23 +97,35 @@ class Stack(Layer):
     def step(self, x: Tensor, state: tuple[State, ...]) -> tuple[Tensor, tuple[State, ...]]:
         layers, before, after = list(self), list(state), list[State]()
         while (at := len(after)) < len(layers):
+            if chain := self.chains.get(at):
+                count = len(chain.blocks)
+                x, held = chain.step(x, before[at : at + count])
+                after += [held, *[()] * (count - 1)]
+                continue
             if done := self._at_once(at, x, before):
-                count, x, held = done
-                after += [*[()] * (count - 1), ConvState(held)]
+                count, x, frames = done
+                after += [*[()] * (count - 1), ConvState(frames)]
                 continue
             x, held = layers[at].step(x, before[at])
             after.append(held)
         return x, tuple(after)
 
     def flush(self, state: tuple[State, ...]) -> Tensor | None:
-        tail: Tensor | None = None
-        for layer, held in zip(self, state, strict=True):
+        tail, parted = None, list(state)
+        for at, chain in self.chains.items():
+            last = at + len(chain.blocks)
+            parted[at:last] = chain.parted(parted[at:last])
+        for layer, held in zip(self, parted, strict=True):
             tail = layer.flush(held) if tail is None else layer.end(tail, held)
         return tail
 
     def end(self, x: Tensor, state: tuple[State, ...]) -> Tensor:
         layers, before, at = list(self), list(state), 0
         while at < len(layers):
+            if chain := self.chains.get(at):
+                count = len(chain.blocks)
+                x, at = chain.end(x, before[at : at + count]), at + count
+                continue
             if done := self._at_once(at, x, before, ended=True):
                 x, at = done[1], at + done[0]
                 continue
