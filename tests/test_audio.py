@@ -213,6 +213,24 @@ def test_what_there_is_of_a_truncated_file_is_heard_before_the_error(ending: str
     assert capfd.readouterr() == ("", "")
 
 
+def test_what_a_damaged_piece_gave_before_the_damage_is_heard(tmp_path: Path, monkeypatch: Any) -> None:
+    path = tmp_path / "voice.wav"
+    soundfile.write(path, voice(1.0), RATE_HZ)
+    source, whole = FileSource(path), read_whole(path)
+    read = source._file.read
+
+    def damaged(**options: Any) -> Any:
+        if source._file.tell() + len(options["out"]) > 6000:
+            read(dtype="float32", out=options["out"][: 6000 - source._file.tell()])
+            raise soundfile.LibsndfileError(1)
+        return read(**options)
+
+    monkeypatch.setattr(source._file, "read", damaged)
+    samples, _, error = heard(source)
+    assert np.array_equal(samples, whole[:6000])
+    assert error is not None and "0.38 s could be read" in str(error)
+
+
 @pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFFFFF, 0xFFFFF000])
 def test_a_wav_written_to_a_pipe_does_not_know_its_length(length: int, tmp_path: Path) -> None:
     path = tmp_path / "piped.wav"

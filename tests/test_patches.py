@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from streamasr.layers import Activation, Conv, Layer, Norm
 from streamasr.stack import Residual
-from tests.contract import check_layer
+from tests.contract import check_layer, stream
 
 
-def prepared(layer: Layer) -> Layer:
+def prepared(layer: Layer, precision: str = "float32") -> Layer:
     layer.eval().requires_grad_(False)
     for part in layer.modules():
         if isinstance(part, Layer):
-            part.prepare("float32")
+            part.prepare(precision)
     return layer
 
 
@@ -50,3 +50,19 @@ def test_bands_and_channels_of_any_number(channels: int, bands: int) -> None:
     expected, _ = plain.step(x, plain.init_state(3))
     found, _ = prepared(plain).step(x, plain.init_state(3))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("channels", [4, 24])
+def test_whole_numbers_of_12_bits_are_near_and_the_same_in_any_chunk(channels: int) -> None:
+    torch.manual_seed(0)
+    block = residual(channels, 7).eval().requires_grad_(False)
+    for part in block.modules():
+        if isinstance(part, torch.nn.LayerNorm):
+            part.weight.uniform_(-2, 2)
+            part.bias.normal_()
+    x = torch.randn(2, channels, 7, 50)
+    expected = stream(block, x, [])
+    found = stream(prepared(block, "int8"), x, [])
+    torch.testing.assert_close(found, expected, atol=2e-2, rtol=1e-2)
+    torch.testing.assert_close(stream(block, x, [1, 2, 5, 21, 40]), found, atol=1e-6, rtol=1e-6)

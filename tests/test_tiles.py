@@ -46,7 +46,8 @@ def test_a_tile_is_the_product_of_its_rows_and_panels(rows: int, wide: int, lane
 @with_pairs
 @pytest.mark.parametrize(("rows", "wide"), [(4, 1), (2, 2), (1, 4)])
 @pytest.mark.parametrize("depth", [1, 2, 33])
-def test_a_tile_of_pairs_is_exact(rows: int, wide: int, depth: int) -> None:
+@pytest.mark.parametrize("kind", [np.int8, np.int16])
+def test_a_tile_of_pairs_is_exact(rows: int, wide: int, depth: int, kind: type) -> None:
     inner = tile(rows, wide, pairs=True)
 
     @njit
@@ -57,7 +58,7 @@ def test_a_tile_of_pairs_is_exact(rows: int, wide: int, depth: int) -> None:
     x, matrix = rng.integers(-32767, 32768, (7, depth)), rng.integers(-127, 128, (depth, 96))
     held = np.pad(x, ((0, 0), (0, depth % 2))).astype(np.int16)
     sums = np.full(rows * wide * 16 + 1, -1, np.int32)
-    run(held.reshape(-1), 2 * held.shape[1], held.shape[1], pair_panels(matrix.astype(np.int8)), 1, sums)
+    run(held.reshape(-1), 2 * held.shape[1], held.shape[1], pair_panels(matrix.astype(kind)), 1, sums)
     assert np.array_equal(sums[:-1].reshape(rows, -1), x[2 : 2 + rows] @ matrix[:, 16 : (1 + wide) * 16])
     assert sums[-1] == -1  # nothing is written beyond
 
