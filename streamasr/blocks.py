@@ -56,14 +56,12 @@ class RecurrentBlock(Residual):
         self._fusible = bool(config.context) and config.rnn == "gated" and not config.bidirectional
         self._dense: tuple[Dense, Dense] | None = None
         self._context: Context | None = None
-        self._matrices: tuple[Any, ...] = ()  # of both maps, as `dense_cpu.recurrent_block` takes them
 
     def prepare(self, precision: str) -> None:
         if self._fusible:
             first, conv, rnn = list(self.inner)[:3]
             self._context = Context(cast(Norm, first).norm, cast(nn.Conv1d, cast(Conv, conv).conv))
             self._dense = cast(GatedRnn, rnn).prepared(precision)
-            self._matrices = tuple(array for dense in self._dense for array in dense.arrays)
 
     @property
     def fused(self) -> tuple[Context, tuple[Dense, Dense]] | None:
@@ -99,7 +97,8 @@ class RecurrentBlock(Residual):
         if all(dense.suits(count * frames.shape[1]) for dense in self._dense):
             memory = recurrence.memory.clone(memory_format=torch.contiguous_format)
             given = (frames.numpy(), held.numpy(), skipped.numpy(), memory.numpy())
-            arguments = (*given, *self._context.arrays, *self._matrices, normed.numpy(), y.numpy())
+            matrices = (array for dense in self._dense for array in dense.arrays)
+            arguments = (*given, *self._context.arrays, *matrices, normed.numpy(), y.numpy())
             dense_cpu.recurrent_block(*arguments)
         else:
             arguments = (frames.numpy(), held.numpy(), *self._context.arrays, normed.numpy(), y.numpy())

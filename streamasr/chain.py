@@ -51,11 +51,9 @@ class Chain:
     def step(self, x: Tensor, state: Sequence[State]) -> tuple[Tensor, State]:
         """Next frames (B, C, T) and the blocks' states, or a `ChainState` in the first place, to outputs and state."""
         if x.shape[-1] == 0:
-            return x, state[0] if isinstance(state[0], ChainState) else self.joined(state)
-        if serves(x):
-            rows = (state[0] if isinstance(state[0], ChainState) else self.joined(state)).rows
-            if done := self._run(x, rows):
-                return done
+            return x, self.joined(state)
+        if serves(x) and (done := self._run(x, self.joined(state).rows)):
+            return done
         after = []
         for block, held in zip(self.blocks, self.parted(state), strict=True):
             x, following = block.step(x, cast(ResidualState, held))
@@ -64,16 +62,16 @@ class Chain:
 
     def end(self, x: Tensor, state: Sequence[State]) -> Tensor:
         """As `Layer.end`."""
-        if serves(x):
-            rows = (state[0] if isinstance(state[0], ChainState) else self.joined(state)).rows
-            if done := self._run(x, rows, ended=1):
-                return done[0]
+        if serves(x) and (done := self._run(x, self.joined(state).rows, ended=1)):
+            return done[0]
         for block, held in zip(self.blocks, self.parted(state), strict=True):
             x = block.end(x, cast(ResidualState, held))
         return x
 
     def joined(self, states: Sequence[State]) -> ChainState:
-        """The states of all blocks as one."""
+        """The states of all blocks as one, where they are not yet."""
+        if isinstance(states[0], ChainState):
+            return states[0]
         frames: list[Tensor] = []
         for state in states:
             inner, skipped = cast(ResidualState, state)
