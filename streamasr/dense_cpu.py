@@ -22,6 +22,8 @@ from streamasr.whole_cpu import shorts
 Floats = NDArray[np.float32]
 ROWS = 6  # of a tile: 12 sums of 8 numbers, and what they are made of, are 15 of a processor's 16 vectors
 WIDE = 2 if has_wide_vectors() else 1  # panels of a tile of so many rows
+BLOCK = 48  # rows that are multiplied with the whole matrix before the next ones: they stay in a cache
+PAIR_ROWS = 8 if has_wide_vectors() else 4  # of a tile in pairs
 KINDS = ("float32[:,:,::1]", "int8[:,:,:,::1]" if has_pairs() else "int8[:,:,::1]")  # of matrices in panels
 
 
@@ -116,7 +118,8 @@ def band_of_pairs(rows: int, wide: int) -> Callable[..., None]:
 
 
 _six, _four, _two, _one = band(ROWS, WIDE), band(4, WIDE), band(2, 2), band(1, TOGETHER)
-_four_by_pairs, _two_by_pairs, _one_by_pairs = band_of_pairs(4, 1), band_of_pairs(2, 2), band_of_pairs(1, TOGETHER)
+_many_by_pairs, _four_by_pairs = band_of_pairs(PAIR_ROWS, WIDE), band_of_pairs(4, WIDE)
+_two_by_pairs, _one_by_pairs = band_of_pairs(2, 2), band_of_pairs(1, TOGETHER)
 
 
 @loops([f"void(float32[:,::1], {kind}, float32[::1], float32[::1], float32[:,::1])" for kind in KINDS])
@@ -124,16 +127,23 @@ def product(x: Floats, weight: NDArray[Any], scale: Floats, bias: Floats, y: Flo
     """y = x @ weight * scale + bias, for x (M, K), weight (K, N) `laid_out`, scale and bias (N,)."""
     rows, depth = x.shape
     if weight.ndim == 4:
-        whole, sizes = np.empty((rows, depth + depth % 2), np.int16), np.empty(rows, np.float32)
-        shorts(x, whole, sizes)
-        results = np.empty(4 * TOGETHER * LANES, np.int32)
-        m = rows - rows % 4
-        _four_by_pairs(whole, sizes, 0, m, weight, scale, bias, y, results)
-        if rows - m >= 2:
-            _two_by_pairs(whole, sizes, m, m + 2, weight, scale, bias, y, results)
-            m += 2
-        if rows - m:
-            _one_by_pairs(whole, sizes, m, rows, weight, scale, bias, y, results)
+        most = min(rows, BLOCK)
+        whole, sizes = np.empty((most, depth + depth % 2), np.int16), np.empty(most, np.float32)
+        results = np.empty(PAIR_ROWS * TOGETHER * LANES, np.int32)
+        for begin in range(0, rows, BLOCK):
+            end = min(rows - begin, BLOCK)
+            z = y[begin : begin + end]
+            shorts(x[begin : begin + end], whole[:end], sizes)
+            m = end - end % PAIR_ROWS
+            _many_by_pairs(whole, sizes, 0, m, weight, scale, bias, z, results)
+            if end - m >= 4:
+                _four_by_pairs(whole, sizes, m, m + 4, weight, scale, bias, z, results)
+                m += 4
+            if end - m >= 2:
+                _two_by_pairs(whole, sizes, m, m + 2, weight, scale, bias, z, results)
+                m += 2
+            if end - m:
+                _one_by_pairs(whole, sizes, m, end, weight, scale, bias, z, results)
     else:
         flat, sums = x.reshape(rows * depth), np.empty(ROWS * TOGETHER * LANES, np.float32)
         m = rows - rows % ROWS

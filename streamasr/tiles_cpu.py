@@ -26,8 +26,6 @@ BYTE, SHORT, INTEGER, COUNT = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 FLOAT, NOTHING = ir.FloatType(), ir.VoidType()
 FETCH = ir.FunctionType(NOTHING, [BYTE.as_pointer(), *[INTEGER] * 3])
 FETCHED = [ir.Constant(INTEGER, number) for number in (0, 3, 1)]  # to be read, into the nearest cache, data
-SUMS, SHORTS = ir.VectorType(INTEGER, 8), ir.VectorType(SHORT, 16)  # of one instruction for pairs
-PAIRED = "llvm.x86.avx2.pmadd.wd"
 
 
 def panels(matrix: NDArray[Any], lanes: int = LANES, together: int = TOGETHER) -> NDArray[Any]:
@@ -50,12 +48,22 @@ def pair_panels(matrix: NDArray[Any], lanes: int = LANES, together: int = TOGETH
 
 def has_wide_vectors() -> bool:
     """Whether the processor has 32 vector registers: twice as many sums fit."""
-    return bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
+    return _has("avx512f")
 
 
 def has_pairs() -> bool:
-    """Whether products in pairs are there, and faster than those of floats."""
-    return bool(llvmlite.binding.get_host_cpu_features().get("avx2", False)) and not has_wide_vectors()
+    """Whether products in pairs are there; they are faster than those of floats."""
+    return _has("avx2")
+
+
+def _has(feature: str) -> bool:
+    return bool(llvmlite.binding.get_host_cpu_features().get(feature, False))
+
+
+PAIRED, AT_ONCE = ("llvm.x86.avx512.pmaddw.d.512", 16) if _has("avx512bw") else ("llvm.x86.avx2.pmadd.wd", 8)
+SUMS, SHORTS = ir.VectorType(INTEGER, AT_ONCE), ir.VectorType(SHORT, 2 * AT_ONCE)  # of one instruction for pairs
+llvmlite.binding.initialize_native_asmparser()
+FUSED = "vpdpwssd $2, $1, $0" if _has("avx512vnni") else ""  # multiplies and adds to the sums at once
 
 
 class _Floats:
@@ -109,6 +117,9 @@ class _Pairs:
         return self.builder.bitcast(_everywhere(self.builder, both, SUMS), SHORTS)
 
     def add(self, total: Any, spread: Any, column: Any) -> Any:
+        if FUSED:  # written out, as LLVM makes two instructions of one that would end later
+            kind = ir.FunctionType(SUMS, [SHORTS, SHORTS, SUMS])
+            return self.builder.asm(kind, FUSED, "=v,v,v,0", [spread, column, total], side_effect=False)
         return self.builder.add(total, self.builder.call(self.instruction, [spread, column]))
 
 

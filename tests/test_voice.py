@@ -83,7 +83,7 @@ def test_the_detector_equals_the_model_of_its_package(detector: VoiceDetector, s
     windows = torch.from_numpy(speech[: 60 * WINDOW]).reshape(-1, WINDOW)
     expected = [package(window, RATE_HZ).item() for window in windows]
     got, _ = detector.step(windows.flatten(), detector.start())
-    assert got == pytest.approx(expected, abs=1e-4)
+    assert got == pytest.approx(expected, abs=3e-4)  # its memory goes in as 12 bits where products in pairs are fast
     assert max(got) > 0.9
     assert min(got) < 0.1
 
