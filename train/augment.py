@@ -21,6 +21,7 @@ from train.config import AugmentConfig
 
 Samples = NDArray[np.float32]
 RATE_HZ = 16_000
+LARGEST_COMPRESSION = 0.99  # of a codec: libsndfile refuses MP3 at 16 kHz with more than 0.999
 
 
 @lru_cache(maxsize=8)
@@ -159,7 +160,7 @@ def codec(samples: Samples, rng: Generator) -> Samples:
     if kind == "pcm":
         steps = float(rng.choice([127, 255, 1023]))
         return (np.round(samples / peak * steps) / steps * peak).astype(np.float32)
-    return through_file(samples, str(kind), rng.uniform(0.6, 1.0))
+    return through_file(samples, str(kind), rng.uniform(0.6, LARGEST_COMPRESSION))
 
 
 def through_file(samples: Samples, subtype: str, compression: float) -> Samples:

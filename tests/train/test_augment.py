@@ -12,6 +12,7 @@ import torch
 
 from streamasr.errors import ConfigError
 from train.augment import (
+    LARGEST_COMPRESSION,
     augment_samples,
     later,
     mask_spectrogram,
@@ -64,9 +65,10 @@ def test_pitch_keeps_the_length(semitones: float) -> None:
     assert pitch_hz(shifted) == pytest.approx(400 * 2 ** (semitones / 12), rel=0.02)
 
 
+@pytest.mark.parametrize("compression", [0.6, 0.9, LARGEST_COMPRESSION])
 @pytest.mark.parametrize("subtype", ["OPUS", "VORBIS", "MPEG_LAYER_III"])
-def test_codecs_keep_length_and_level(subtype: str) -> None:
-    heard = through_file(tone(), subtype, 0.9)
+def test_codecs_keep_length_and_level(subtype: str, compression: float) -> None:
+    heard = through_file(tone(), subtype, compression)
     assert heard.dtype == np.float32
     assert len(heard) == len(tone())
     assert heard.std() == pytest.approx(tone().std(), rel=0.15)
