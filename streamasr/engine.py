@@ -74,11 +74,12 @@ class Engine:
         self._frame = self._stride * bundle.feature_config.hop  # samples
         self._lead = round(gate.config.before_s * self.rate_hz) if gate else 0
         self._sought = round(ONSET_S * self.rate_hz)
+        self._fresh = self.model.init_state(1)  # steps leave states as they are, so that all streams may begin with it
         self._kept = round(WARM_SPEECH_S / self.frame_s) * self._stride + self.model.network.right + 2 * self._stride
 
     def start(self) -> StreamState:
         """The state of a stream before its first sample."""
-        features, network = self.model.init_state(1)
+        features, network = self._fresh
         history = features.samples.new_zeros(1, self.bundle.feature_config.mels, 0)
         state = StreamState(features, history, network, self.decoder.start())
         return state._replace(gate=GateState(), voice=self.gate.detector.start()) if self.gate else state
@@ -271,7 +272,7 @@ class Engine:
             origin = state.samples - len(sought) + place - self._lead
             origin += max(0, _up(oldest - origin, self._frame))
         origin = min(origin, state.samples)
-        features, network = self.model.init_state(1)
+        features, network = self._fresh
         samples = torch.cat([recent[origin - oldest :], following])
         heard: Heard = yield Listen(samples, features, None)
         decoded = state.origin + state.frames * self._frame  # up to this sample
@@ -300,7 +301,7 @@ class Engine:
         if state.endpoint.spoken and not (is_over and quiet_s >= self.endpointer.config.silence_after_s):
             return [], state
         events, state = self._final(state)
-        network, gate = self.model.network.init_state(1), state.gate._replace(open=False)
+        network, gate = self._fresh.network, state.gate._replace(open=False)
         return events, state._replace(network=network, ahead=0, gate=gate)
 
     def _flush(self, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
@@ -352,7 +353,7 @@ class Engine:
         """
         oldest = state.hops - state.history.shape[-1]
         energies = state.history[..., first * self._stride - oldest :]
-        rows, network = yield Step(energies[:, None], self.model.network.init_state(1))
+        rows, network = yield Step(energies[:, None], self._fresh.network)
         known = state.frames - first
         return rows[known:], state._replace(network=network, ahead=max(0, known - len(rows)))
 
