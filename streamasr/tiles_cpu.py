@@ -5,7 +5,7 @@ which LLVM splits into those that the processor has.
 
 There are two arithmetics. In floats, the matrix may be of float32 or of bytes. In pairs, it is of bytes and the rows
 are whole numbers of 16 bits: one instruction multiplies two neighbours with two weights and adds (and where there is
-AVX-512 VNNI, adds that to the sum as well), so that a core does half as much again, or twice as much; the sums are exact.
+AVX-512 VNNI, adds that to the sum, too), so that a core does half as much again, or twice as much; the sums are exact.
 """
 
 from __future__ import annotations
