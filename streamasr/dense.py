@@ -65,6 +65,9 @@ def has_fast_bytes(precision: str) -> bool:
     largest = torch.full(whole.t().shape, 127, dtype=torch.int8)
     try:
         product = ByBytes(largest, scale, scale)
+        one_s, floats_s = _seconds(lambda: product(x[:1]), lambda: torch.addmm(scale, x, whole), trials=2)
+        if one_s > floats_s:  # one row longer than all of them: a stand-in for the instructions, a second for ten rows
+            return False
         right = torch.allclose(product(x), largest.float() @ x[0] + scale, rtol=1e-4)
         bytes_s, floats_s = _seconds(lambda: product(x), lambda: torch.addmm(scale, x, whole))
     except (AttributeError, RuntimeError):  # this build of torch, or this processor, has none
@@ -111,10 +114,10 @@ def _trial(rows: int, precision: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
-def _seconds(*calls: Callable[[], object]) -> list[float]:
+def _seconds(*calls: Callable[[], object], trials: int = TRIALS) -> list[float]:
     """What each takes at best; they take turns, so that what disturbs one disturbs all."""
     taken: list[list[float]] = [[] for _ in calls]
-    for _ in range(TRIALS):
+    for _ in range(trials):
         for call, seconds in zip(calls, taken, strict=True):
             began = time.perf_counter()
             call()

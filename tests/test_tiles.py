@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
+from streamasr import dense
 from streamasr.dense_cpu import laid_out, product
 from streamasr.tiles_cpu import has_pairs, pair_panels, panels, tile
 from streamasr.whole_cpu import shorts
 
-with_pairs = pytest.mark.skipif(not has_pairs(), reason="products of floats are as fast on this processor")
+with_pairs = pytest.mark.skipif(not has_pairs(), reason="this processor has no products in pairs")
 
 
 @given(depth=st.integers(1, 9), columns=st.integers(1, 70), lanes=st.sampled_from([8, 16]), together=st.integers(1, 4))
@@ -97,3 +101,16 @@ def test_products_of_all_sizes_and_a_row_gives_the_same_in_any_company(
     np.testing.assert_allclose(y, x @ matrix.astype(np.float32) * scale + bias, rtol=1e-4, atol=close)
     product(x[-1:], laid_out(matrix), scale, bias, alone)
     np.testing.assert_allclose(alone[0], y[-1], rtol=1e-6, atol=1e-6)
+
+
+def test_bytes_that_the_processor_only_imitates_are_tried_on_one_row_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+
+    def imitated(x: torch.Tensor) -> torch.Tensor:
+        rows.append(len(x))
+        time.sleep(0.2)
+        return torch.zeros(len(x), 1024)
+
+    monkeypatch.setattr(dense, "ByBytes", lambda *_: imitated)
+    assert not dense.has_fast_bytes.__wrapped__("int8")
+    assert rows == [1, 1]
