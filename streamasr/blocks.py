@@ -71,13 +71,17 @@ class RecurrentBlock(Residual):
     def step(self, x: Tensor, state: ResidualState) -> tuple[Tensor, ResidualState]:
         return self._fused(x, state) or super().step(x, state)
 
+    def flush(self, state: ResidualState) -> Tensor | None:
+        done = self._fused(state.skipped[..., :0], state, ended=self.right) if self.right else None
+        return done[0] if done else super().flush(state)
+
     def end(self, x: Tensor, state: ResidualState) -> Tensor:
         done = self._fused(x, state, ended=self.right)
         return done[0] if done else super().end(x, state)
 
     def _fused(self, x: Tensor, state: ResidualState, ended: int = 0) -> tuple[Tensor, ResidualState] | None:
         """`step` with prepared weights; None where they do not serve. `ended`: zeros in the context after x."""
-        if self._dense is None or self._context is None or not serves(x):
+        if self._dense is None or self._context is None or not (serves(x) or (ended and serves(state.inner[1].frames))):
             return None
         _, context, recurrence, *rest = state.inner
         held = context.frames.permute(2, 0, 1).contiguous()  # (L, B, C)

@@ -1,8 +1,8 @@
 """Linear maps prepared once for streams on the CPU: the matrix laid out for few rows, in float32 or rounded to bytes.
 
-Rounded is only the matrix, each output's column by its own scale; inputs keep their 24 bits, or 21 of their largest one
-where the product is made of bytes, 15 where it is made of pairs (`tiles_cpu`). So a frame's result does not depend on
-which frames share its chunk, as it would where inputs are rounded by a scale of the whole chunk.
+With `int8` each output's column of the matrix is rounded by its own scale, and, where the processor multiplies whole
+numbers, each input row by its own: sums are exact, and a frame's result does not depend on which frames share its chunk,
+as it would where inputs are rounded by a scale of the whole chunk.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def has_fast_bytes(precision: str) -> bool:
 
 
 class ByBytes:
-    """x @ weight.T * scale + bias by products of bytes alone, for rows x (M, K): they go in as three digits.
+    """x @ weight.T * scale + bias by products of bytes alone, for rows x (M, K), rounded each by its own scale.
 
     It takes what torch's compiler takes for quantised models, a matrix laid out once for the processor's instructions.
 
@@ -91,15 +91,14 @@ class ByBytes:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(M, K) to (M, N)."""
-        from streamasr.whole_cpu import digits, join
+        from streamasr import whole_cpu
 
-        rows, depth = x.shape
-        split, sizes = torch.empty(3 * rows, depth, dtype=torch.int8), torch.empty(rows)
-        digits(x.contiguous().numpy(), split.numpy(), sizes.numpy())
+        whole, sizes = torch.empty(x.shape, dtype=torch.int8), torch.empty(len(x))
+        whole_cpu.rounded(x.contiguous().numpy(), whole.numpy(), sizes.numpy(), 0)
         matrix = (self._weight, *self._plain, None)
-        products = torch.ops.onednn.qlinear_pointwise(split, 1.0, 0, *matrix, 1.0, 0, torch.float32, "none", [], "")
-        y = torch.empty(rows, len(self._bias))
-        join(products.numpy(), sizes.numpy(), self._scale.numpy(), self._bias.numpy(), y.numpy())
+        products = torch.ops.onednn.qlinear_pointwise(whole, 1.0, 0, *matrix, 1.0, 0, torch.float32, "none", [], "")
+        y = torch.empty(len(x), len(self._bias))
+        whole_cpu.scaled(products.numpy(), sizes.numpy(), self._scale.numpy(), self._bias.numpy(), y.numpy())
         return y
 
 

@@ -16,20 +16,34 @@ from numpy.typing import NDArray
 
 from streamasr.activation_cpu import sigmoid
 from streamasr.compiled import inner, loops
-from streamasr.tiles_cpu import LANES, TOGETHER, has_pairs, has_wide_vectors, line, pair_panels, panels, tile
-from streamasr.whole_cpu import shorts
+from streamasr.tiles_cpu import (
+    LANES,
+    TOGETHER,
+    four_panels,
+    has_fours,
+    has_pairs,
+    has_wide_vectors,
+    line,
+    pair_panels,
+    panels,
+    tile,
+)
+from streamasr.whole_cpu import rounded
 
 Floats = NDArray[np.float32]
 ROWS = 6  # of a tile: 12 sums of 8 numbers, and what they are made of, are 15 of a processor's 16 vectors
 WIDE = 2 if has_wide_vectors() else 1  # panels of a tile of so many rows
 BLOCK = 48  # rows that are multiplied with the whole matrix before the next ones: they stay in a cache
-PAIR_ROWS = 8 if has_wide_vectors() else 4  # of a tile in pairs
+WHOLE_ROWS = 8 if has_wide_vectors() else 4  # of a tile of whole numbers
+BY, NUMBERS, INPUTS, SHIFT = ("fours", np.uint8, 4, 128) if has_fours() else ("pairs", np.int16, 2, 0)  # of these
 KINDS = ("float32[:,:,::1]", "int8[:,:,:,::1]" if has_pairs() else "int8[:,:,::1]")  # of matrices in panels
 
 
 def laid_out(matrix: NDArray[Any]) -> NDArray[Any]:
     """A matrix (K, N) of float32 or int8 in the panels that `product` takes on this processor: one of `KINDS`."""
-    return pair_panels(matrix) if matrix.dtype == np.int8 and has_pairs() else panels(matrix)
+    if matrix.dtype != np.int8 or not has_pairs():
+        return panels(matrix)
+    return four_panels(matrix, SHIFT) if has_fours() else pair_panels(matrix)
 
 
 def writer(lanes: int) -> Callable[..., None]:
@@ -91,13 +105,13 @@ def band(rows: int, wide: int, lanes: int = LANES) -> Callable[..., None]:
     return band_of_rows
 
 
-def band_of_pairs(rows: int, wide: int) -> Callable[..., None]:
-    """As `band`, for products in pairs: x (M, K) is made whole already, by `sizes` (M,)."""
-    multiply, write = tile(rows, wide, pairs=True), writer(LANES)
+def whole_band(rows: int, wide: int) -> Callable[..., None]:
+    """As `band`, for products of whole numbers: x (M, K) is rounded already, by `sizes` (M,)."""
+    multiply, write = tile(rows, wide, by=BY), writer(LANES)
 
     @inner
     def band_of_rows(
-        x: NDArray[np.int16],
+        x: NDArray[Any],
         sizes: Floats,
         begin: int,
         end: int,
@@ -118,8 +132,8 @@ def band_of_pairs(rows: int, wide: int) -> Callable[..., None]:
 
 
 _six, _four, _two, _one = band(ROWS, WIDE), band(4, WIDE), band(2, 2), band(1, TOGETHER)
-_many_by_pairs, _four_by_pairs = band_of_pairs(PAIR_ROWS, WIDE), band_of_pairs(4, WIDE)
-_two_by_pairs, _one_by_pairs = band_of_pairs(2, 2), band_of_pairs(1, TOGETHER)
+_whole_many, _whole_four = whole_band(WHOLE_ROWS, WIDE), whole_band(4, WIDE)
+_whole_two, _whole_one = whole_band(2, 2), whole_band(1, TOGETHER)
 
 
 @loops([f"void(float32[:,::1], {kind}, float32[::1], float32[::1], float32[:,::1])" for kind in KINDS])
@@ -128,22 +142,22 @@ def product(x: Floats, weight: NDArray[Any], scale: Floats, bias: Floats, y: Flo
     rows, depth = x.shape
     if weight.ndim == 4:
         most = min(rows, BLOCK)
-        whole, sizes = np.empty((most, depth + depth % 2), np.int16), np.empty(most, np.float32)
-        results = np.empty(PAIR_ROWS * TOGETHER * LANES, np.int32)
+        whole, sizes = np.empty((most, -(-depth // INPUTS) * INPUTS), NUMBERS), np.empty(most, np.float32)
+        results = np.empty(WHOLE_ROWS * TOGETHER * LANES, np.int32)
         for begin in range(0, rows, BLOCK):
             end = min(rows - begin, BLOCK)
             z = y[begin : begin + end]
-            shorts(x[begin : begin + end], whole[:end], sizes)
-            m = end - end % PAIR_ROWS
-            _many_by_pairs(whole, sizes, 0, m, weight, scale, bias, z, results)
+            rounded(x[begin : begin + end], whole[:end], sizes, SHIFT)
+            m = end - end % WHOLE_ROWS
+            _whole_many(whole, sizes, 0, m, weight, scale, bias, z, results)
             if end - m >= 4:
-                _four_by_pairs(whole, sizes, m, m + 4, weight, scale, bias, z, results)
+                _whole_four(whole, sizes, m, m + 4, weight, scale, bias, z, results)
                 m += 4
             if end - m >= 2:
-                _two_by_pairs(whole, sizes, m, m + 2, weight, scale, bias, z, results)
+                _whole_two(whole, sizes, m, m + 2, weight, scale, bias, z, results)
                 m += 2
             if end - m:
-                _one_by_pairs(whole, sizes, m, end, weight, scale, bias, z, results)
+                _whole_one(whole, sizes, m, end, weight, scale, bias, z, results)
     else:
         flat, sums = x.reshape(rows * depth), np.empty(ROWS * TOGETHER * LANES, np.float32)
         m = rows - rows % ROWS
@@ -158,6 +172,20 @@ def product(x: Floats, weight: NDArray[Any], scale: Floats, bias: Floats, y: Flo
             _one(flat, depth, m, rows, weight, scale, bias, y, sums)
 
 
+@inner
+def _blend(keep: Floats, new: Floats, memory: Floats) -> None:
+    """memory = keep * memory + (1 - keep) * new, each (C,)."""
+    for c in range(len(memory)):
+        memory[c] = new[c] + keep[c] * (memory[c] - new[c])
+
+
+@inner
+def _let_out(memory: Floats, linear: Floats, opened: Floats, y: Floats) -> None:
+    """y = memory * linear * opened, each (C,)."""
+    for c in range(len(y)):
+        y[c] = memory[c] * linear[c] * opened[c]
+
+
 @loops("void(float32[:,:,::1], float32[:,:,::1], float32[:,::1], float32[:,:,::1])")
 def gate(linear: Floats, opened: Floats, memory: Floats, y: Floats) -> None:
     """The gated recurrence of `recurrent.GatedRnn` over a chunk.
@@ -169,11 +197,9 @@ def gate(linear: Floats, opened: Floats, memory: Floats, y: Floats) -> None:
     channels = memory.shape[1]
     for t in range(y.shape[0]):
         for b in range(y.shape[1]):
-            for c in range(channels):
-                keep = opened[t, b, c]
-                new = keep * memory[b, c] + (np.float32(1) - keep) * linear[t, b, c]
-                memory[b, c] = new
-                y[t, b, c] = new * linear[t, b, 2 * channels + c] * opened[t, b, channels + c]
+            # a loop over more than four arrays is not compiled to vector code
+            _blend(opened[t, b, :channels], linear[t, b, :channels], memory[b])
+            _let_out(memory[b], linear[t, b, 2 * channels :], opened[t, b, channels:], y[t, b])
 
 
 @loops(

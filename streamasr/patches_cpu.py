@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamasr.compiled import inner, loops
-from streamasr.dense_cpu import PAIR_ROWS, band, writer
+from streamasr.dense_cpu import WHOLE_ROWS, band, writer
 from streamasr.tiles_cpu import has_pairs, has_wide_vectors, tile
 
 Floats = NDArray[np.float32]
@@ -77,7 +77,7 @@ def short_line_of(frames: Floats, begin: int, unit: float, line: Shorts) -> None
 
 
 _several, _single = band(4, WIDE, LANES), band(1, WIDE, LANES)
-_many_by_pairs, _four_by_pairs, _one_by_pairs = (tile(rows, WIDE, LANES, pairs=True) for rows in (PAIR_ROWS, 4, 1))
+_many_by_pairs, _four_by_pairs, _one_by_pairs = (tile(rows, WIDE, LANES, by="pairs") for rows in (WHOLE_ROWS, 4, 1))
 _write = writer(LANES)
 
 
@@ -85,11 +85,11 @@ _write = writer(LANES)
 def _by_pairs(line: Shorts, apart: int, weight: Shorts, scale: Floats, bias: Floats, y: Floats, sums: Any) -> None:
     """The outputs y (F', C') of one frame, from the numbers of its `line` (S,), `apart` from band to band."""
     bands, channels = y.shape
-    many, whole = bands - bands % PAIR_ROWS, bands - bands % 4
+    many, whole = bands - bands % WHOLE_ROWS, bands - bands % 4
     for n in range(0, -(-channels // LANES), WIDE):
-        for m in range(0, many, PAIR_ROWS):
+        for m in range(0, many, WHOLE_ROWS):
             _many_by_pairs(line, m * apart, apart, weight, n, sums)
-            _write(sums, PAIR_ROWS, WIDE, m, n * LANES, scale[:0], scale, bias, y)
+            _write(sums, WHOLE_ROWS, WIDE, m, n * LANES, scale[:0], scale, bias, y)
         for m in range(many, whole, 4):
             _four_by_pairs(line, m * apart, apart, weight, n, sums)
             _write(sums, 4, WIDE, m, n * LANES, scale[:0], scale, bias, y)
@@ -135,7 +135,7 @@ def convolution(
     if weight.ndim == 4:
         shorts, whole_sums = (
             np.zeros((frames.shape[2] + 2, 3, frames.shape[3]), np.int16),
-            np.empty(PAIR_ROWS * WIDE * LANES, np.int32),
+            np.empty(WHOLE_ROWS * WIDE * LANES, np.int32),
         )
         flat_shorts = shorts.reshape(shorts.size)
         for b in range(batch):

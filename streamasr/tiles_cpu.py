@@ -3,9 +3,10 @@
 numba's loops keep such sums in memory, so this one is written in LLVM's own language: vectors of 16 numbers (or 8),
 which LLVM splits into those that the processor has.
 
-There are two arithmetics. In floats, the matrix may be of float32 or of bytes. In pairs, it is of bytes and the rows
+There are three arithmetics. In floats, the matrix may be of float32 or of bytes. In pairs, it is of bytes and the rows
 are whole numbers of 16 bits: one instruction multiplies two neighbours with two weights and adds (and where there is
 AVX-512 VNNI, adds that to the sum, too), so that a core does half as much again, or twice as much; the sums are exact.
+In fours, which need that VNNI, rows are bytes, too, and one instruction takes four neighbours.
 """
 
 from __future__ import annotations
@@ -46,6 +47,18 @@ def pair_panels(matrix: NDArray[Any], lanes: int = LANES, together: int = TOGETH
     return np.ascontiguousarray(np.stack(both, -1))
 
 
+def four_panels(matrix: NDArray[np.int8], shift: int = 0) -> NDArray[np.int8]:
+    """A matrix (K, N) for products in fours: (P, 1 + ceil(K / 4), LANES, 4), as `panels`, four rows side by side.
+
+    Rows that are multiplied with it are not negative: they may be `shift` more than what they stand for, and the first
+    line of a panel, LANES whole numbers of 32 bits, takes off what that adds to its sums.
+    """
+    even = np.pad(matrix, ((0, -len(matrix) % 4), (0, 0)))
+    held = np.stack([panels(even[row::4]) for row in range(4)], -1)
+    start = -shift * held.sum((1, 3), dtype=np.int32)  # (P, LANES)
+    return np.concatenate([start.view(np.int8).reshape(len(held), 1, LANES, 4), held], 1)
+
+
 def has_wide_vectors() -> bool:
     """Whether the processor has 32 vector registers: twice as many sums fit."""
     return _has("avx512f")
@@ -56,6 +69,11 @@ def has_pairs() -> bool:
     return _has("avx2")
 
 
+def has_fours() -> bool:
+    """Whether products in fours are there; they are the fastest."""
+    return _has("avx512vnni")
+
+
 def _has(feature: str) -> bool:
     return bool(llvmlite.binding.get_host_cpu_features().get(feature, False))
 
@@ -63,13 +81,15 @@ def _has(feature: str) -> bool:
 PAIRED, AT_ONCE = ("llvm.x86.avx512.pmaddw.d.512", 16) if _has("avx512bw") else ("llvm.x86.avx2.pmadd.wd", 8)
 SUMS, SHORTS = ir.VectorType(INTEGER, AT_ONCE), ir.VectorType(SHORT, 2 * AT_ONCE)  # of one instruction for pairs
 llvmlite.binding.initialize_native_asmparser()
-FUSED = "vpdpwssd $2, $1, $0" if _has("avx512vnni") else ""  # multiplies and adds to the sums at once
+FUSED = "vpdpwssd $2, $1, $0" if has_fours() else ""  # multiplies and adds to the sums at once
+FOURS = "vpdpbusd $2, $1, $0"  # as that, four bytes at once; those of the first are not negative
 
 
 class _Floats:
     """The instructions of products of floats, `lanes` columns of one panel."""
 
     inputs = 1  # of a row in one step
+    before = 0  # lines of a panel before its first column
 
     def __init__(self, builder: ir.IRBuilder, held: Any, lanes: int) -> None:
         self.builder, self.held, self.line = (
@@ -77,7 +97,10 @@ class _Floats:
             FLOAT if held == types.float32 else BYTE,
             ir.VectorType(FLOAT, lanes),
         )
-        self.zeros, self.parts = ir.Constant(self.line, [0.0] * lanes), 1
+        self.zeros = ir.Constant(self.line, [0.0] * lanes)
+
+    def begin(self, place: Any) -> list[Any]:  # noqa: ARG002
+        return [self.zeros]
 
     def columns(self, place: Any) -> list[Any]:
         found = _read(self.builder, place, ir.VectorType(self.held, self.line.count))
@@ -97,7 +120,7 @@ class _Floats:
 class _Pairs:
     """The instructions of products in pairs, `lanes` columns of one panel of bytes or of whole numbers of 16 bits."""
 
-    inputs = 2
+    inputs, before = 2, 0
 
     def __init__(self, builder: ir.IRBuilder, held: Any, lanes: int) -> None:
         self.builder, self.line, self.parts = builder, SUMS, lanes // SUMS.count
@@ -105,6 +128,9 @@ class _Pairs:
         self.zeros = ir.Constant(SUMS, [0] * SUMS.count)
         known = builder.module.globals.get(PAIRED)
         self.instruction = known or ir.Function(builder.module, ir.FunctionType(SUMS, [SHORTS, SHORTS]), PAIRED)
+
+    def begin(self, place: Any) -> list[Any]:  # noqa: ARG002
+        return self.parts * [self.zeros]
 
     def columns(self, place: Any) -> list[Any]:
         places = [self.builder.gep(place, [COUNT(part * SHORTS.count)]) for part in range(self.parts)]
@@ -123,6 +149,31 @@ class _Pairs:
         return self.builder.add(total, self.builder.call(self.instruction, [spread, column]))
 
 
+class _Fours:
+    """The instructions of products in fours, a panel of bytes as `four_panels` lays it out."""
+
+    inputs, before = 4, 1
+
+    def __init__(self, builder: ir.IRBuilder, *_: Any) -> None:
+        self.builder, self.line = builder, SUMS
+
+    def begin(self, place: Any) -> list[Any]:
+        return self.columns(place)
+
+    def columns(self, place: Any) -> list[Any]:
+        return [_read(self.builder, place, SUMS)]
+
+    def spread(self, place: Any) -> Any:
+        return _everywhere(self.builder, _read(self.builder, place, INTEGER), SUMS)
+
+    def add(self, total: Any, spread: Any, column: Any) -> Any:
+        kind = ir.FunctionType(SUMS, [SUMS, SUMS, SUMS])
+        return self.builder.asm(kind, FOURS, "=v,v,v,0", [spread, column, total], side_effect=False)
+
+
+ARITHMETICS = {"floats": _Floats, "pairs": _Pairs, "fours": _Fours}
+
+
 def _read(builder: ir.IRBuilder, place: Any, kind: Any) -> Any:
     found = builder.load(builder.bitcast(place, kind.as_pointer()))
     found.align = 1
@@ -135,13 +186,13 @@ def _everywhere(builder: ir.IRBuilder, number: Any, line: Any) -> Any:
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(INTEGER, line.count), [0] * line.count))
 
 
-def tile(rows: int, wide: int, lanes: int = LANES, *, pairs: bool = False) -> Callable[..., None]:
+def tile(rows: int, wide: int, lanes: int = LANES, *, by: str = "floats") -> Callable[..., None]:
     """A function tile(x, at, stride, weight, n, sums) for compiled loops: `rows` rows times `wide` panels.
 
     Row r is x[at + r * stride : at + r * stride + K] of x (S,): rows may overlap. `weight` is (P, K, lanes), of float32
     or int8. sums (rows * wide * lanes or more,) is written, row r @ weight[n + p] at (r * wide + p) * lanes. While a
-    panel is read, the next one is fetched from memory. With `pairs`, x is int16, `weight` (P, K / 2, lanes, 2) of int8
-    or int16 and sums int32.
+    panel is read, the next one is fetched from memory. By "pairs", x is int16, `weight` `pair_panels` of int8 or int16
+    and sums int32; by "fours", x is uint8, `weight` `four_panels` and sums int32.
     """
 
     @intrinsic
@@ -152,12 +203,16 @@ def tile(rows: int, wide: int, lanes: int = LANES, *, pairs: bool = False) -> Ca
                 context.make_array(kinds[number])(context, builder, arguments[number]) for number in (0, 3, 5)
             )
             _, begin, step, _, panel, _ = arguments
-            arithmetic = (_Pairs if pairs else _Floats)(builder, kinds[3].dtype, lanes)
+            arithmetic = ARITHMETICS[by](builder, kinds[3].dtype, lanes)
             line, held = arithmetic.line, lanes * arithmetic.inputs  # numbers of a panel in one step
-            depth = builder.extract_value(matrix.shape, 1)
+            lines = builder.extract_value(matrix.shape, 1)
+            depth = builder.sub(lines, COUNT(arithmetic.before))
             first = [builder.add(begin, builder.mul(step, COUNT(row))) for row in range(rows)]
-            start = [builder.mul(builder.add(panel, COUNT(number)), depth) for number in range(wide)]
-            ahead = builder.mul(depth, COUNT(wide * held))
+            start = [builder.mul(builder.add(panel, COUNT(number)), lines) for number in range(wide)]
+            begun = [builder.gep(matrix.data, [builder.mul(from_, COUNT(held))]) for from_ in start]
+            zeros = [sums for place in begun for sums in arithmetic.begin(place)] * rows
+            start = [builder.add(from_, COUNT(arithmetic.before)) for from_ in start]
+            ahead = builder.mul(lines, COUNT(wide * held))
             fetch = builder.module.declare_intrinsic("llvm.prefetch", [BYTE.as_pointer()], FETCH)
 
             before = builder.block
@@ -166,7 +221,7 @@ def tile(rows: int, wide: int, lanes: int = LANES, *, pairs: bool = False) -> Ca
             builder.position_at_end(body)
             k = builder.phi(COUNT)
             columns = []
-            totals = [builder.phi(line) for _ in range(rows * wide * arithmetic.parts)]
+            totals = [builder.phi(line) for _ in zeros]
             for from_ in start:
                 place = builder.gep(matrix.data, [builder.mul(builder.add(from_, k), COUNT(held))])
                 next_ = builder.bitcast(builder.gep(place, [ahead]), BYTE.as_pointer())
@@ -181,8 +236,8 @@ def tile(rows: int, wide: int, lanes: int = LANES, *, pairs: bool = False) -> Ca
             following = builder.add(k, COUNT(1))
             k.add_incoming(COUNT(0), before)
             k.add_incoming(following, body)
-            for total, sum_ in zip(totals, grown, strict=True):
-                total.add_incoming(arithmetic.zeros, before)
+            for total, zero, sum_ in zip(totals, zeros, grown, strict=True):
+                total.add_incoming(zero, before)
                 total.add_incoming(sum_, body)
             builder.cbranch(builder.icmp_signed("<", following, depth), body, after)
 

@@ -33,7 +33,7 @@ def frames_of(heard: Floats, shape: Floats, frames: Floats) -> None:
             frames[r, i] = heard[begin + 1150 - first - i] * shape[i]
 
 
-_one_by_pairs, _write = tile(1, TOGETHER, pairs=True), writer(LANES)
+_one_by_pairs, _write = tile(1, TOGETHER, by="pairs"), writer(LANES)
 
 
 @loops(f"void(float32[::1], {BACK}, float32[::1], float32[::1], float32[:,::1])")

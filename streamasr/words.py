@@ -37,6 +37,18 @@ def floor(typing_context: Any, number: Any) -> Any:
 
 
 @intrinsic
+def larger(typing_context: Any, one: Any, other: Any) -> Any:
+    """The larger of two float32; a loop with Python's max does not compile to vector code."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FloatType()
+        largest = builder.module.declare_intrinsic("llvm.maxnum", [kind], ir.FunctionType(kind, [kind, kind]))
+        return builder.call(largest, arguments, fastmath=("fast",))
+
+    return types.float32(types.float32, types.float32), generate
+
+
+@intrinsic
 def power_of_two(typing_context: Any, exponent: Any) -> Any:
     """2 to the power of a whole float32 within -126..127."""
 

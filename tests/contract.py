@@ -28,13 +28,19 @@ def tensors(state: State) -> list[Tensor]:
 
 
 @torch.no_grad()
-def check_layer(layer: Layer, x: Tensor, cuts: Sequence[int], tolerance: float = 1e-5) -> None:
-    """Raise where the layer breaks the contract on x (B, ..., T), T >= 2."""
+def check_layer(layer: Layer, x: Tensor, cuts: Sequence[int], tolerance: float = 1e-5, rounding: float = 0.0) -> None:
+    """Raise where the layer breaks the contract on x (B, ..., T), T >= 2.
+
+    `rounding`: what its numbers may differ by in a stream, where they are rounded, from those of whole utterances;
+    whatever the chunks, they are rounded alike.
+    """
     layer.eval()
     frames, whole = x.shape[-1], torch.full((x.shape[0],), x.shape[-1])
     expected = layer(x, whole)
     assert expected.shape[-1] == int(layer.output_lengths(whole)[0])
-    torch.testing.assert_close(stream(layer, x, cuts), expected, atol=tolerance, rtol=tolerance)
+    streamed, near = stream(layer, x, cuts), max(tolerance, rounding)
+    torch.testing.assert_close(streamed, expected, atol=near, rtol=near)
+    torch.testing.assert_close(streamed, stream(layer, x, []), atol=tolerance, rtol=tolerance)
 
     # Its last frames may come together with the end.
     state = layer.init_state(x.shape[0])

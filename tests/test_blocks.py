@@ -16,7 +16,6 @@ from streamasr.errors import ConfigError
 from streamasr.layers import Flatten, Layer, Linear
 from streamasr.model import AsrModel
 from streamasr.stack import Residual
-from streamasr.whole_cpu import DIGITS, digits
 from tests.conftest import TINY
 from tests.contract import check_layer
 
@@ -27,6 +26,9 @@ from tests.contract import check_layer
 def test_unknown_recurrences_are_refused(shape: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="Correct the config"):
         RecurrentBlock(ModelConfig(**shape), 0)
+
+
+ROUNDING = {"float32": 0.0, "int8": 2e-2}  # inputs have 8 bits of the largest number of their row
 
 
 def prepared(layer: Layer, precision: str) -> Layer:
@@ -45,14 +47,16 @@ def test_prepared_block_keeps_the_contract(index: int, precision: str, data: st.
     frames = data.draw(st.integers(2, 40))
     cuts = data.draw(st.lists(st.integers(0, frames), max_size=8))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
-    check_layer(block, torch.randn(2, TINY.size, frames, generator=generator), cuts)
+    x = torch.randn(2, TINY.size, frames, generator=generator)
+    check_layer(block, x, cuts, rounding=ROUNDING[precision])
 
 
 @pytest.mark.parametrize("layer", [Linear(8, 5), Flatten(2, 6, 5)], ids=["linear", "flatten"])
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_prepared_maps_keep_the_contract(layer: Layer, precision: str) -> None:
     shape = (8,) if isinstance(layer, Linear) else (2, 6)
-    check_layer(prepared(layer, precision), torch.randn(2, *shape, 23), [1, 2, 9, 9, 14])
+    x = torch.randn(2, *shape, 23)
+    check_layer(prepared(layer, precision), x, [1, 2, 9, 9, 14], rounding=ROUNDING[precision])
 
 
 @settings(max_examples=40)
@@ -61,20 +65,9 @@ def test_product_of_any_number_of_rows(rows: int, depth: int, precision: str) ->
     torch.manual_seed(rows)
     weight, bias, x = torch.randn(7, depth), torch.randn(7), torch.randn(rows, depth)
     linear = Dense(weight, bias, precision)  # rounds `weight`
-    close = 1e-4 if precision == "float32" else 1e-3  # in pairs, inputs have 15 bits of their largest one
-    torch.testing.assert_close(linear(x), x @ weight.t() + bias, atol=close, rtol=1e-4)
-
-
-@settings(max_examples=40)
-@given(rows=st.integers(1, 70), depth=st.integers(1, 50), exponent=st.integers(-20, 20), seed=st.integers(0, 99))
-def test_three_digits_stand_for_21_bits(rows: int, depth: int, exponent: int, seed: int) -> None:
-    x = torch.randn(rows, depth, generator=torch.Generator().manual_seed(seed)) * 2.0**exponent
-    x[0] = 0
-    split, scale = torch.empty(3 * rows, depth, dtype=torch.int8), torch.empty(rows)
-    digits(x.numpy(), split.numpy(), scale.numpy())
-    high, middle, low = split.double().chunk(3)
-    meant = (16384 * high + 128 * middle + low) * scale[:, None].double()
-    assert torch.all((meant - x).abs() <= x.abs().amax(1, keepdim=True).double() / DIGITS)
+    expected = x @ weight.t() + bias
+    close = x.abs().amax(1, keepdim=True) / 254 * weight.abs().sum(1) if precision == "int8" and rows else 0.0
+    assert ((linear(x) - expected).abs() <= 1.001 * close + 1e-4).all()  # inputs have 8 bits of their largest one
 
 
 def exact(weight: Tensor, scale: Tensor, bias: Tensor, x: Tensor) -> Tensor:
@@ -88,7 +81,7 @@ def bytes_are_right() -> bool:
 
 
 @pytest.mark.parametrize("rows", [1, 5, 64, 130])
-def test_product_of_bytes_is_the_product_of_floats_whoever_shares_it(rows: int) -> None:
+def test_product_of_bytes_is_that_of_rounded_floats_whoever_shares_it(rows: int) -> None:
     torch.manual_seed(rows)
     weight, scale, bias = torch.randint(-127, 128, (24, 64), dtype=torch.int8), torch.rand(24), torch.randn(24)
     product, x = ByBytes(weight, scale, bias), torch.randn(rows, 64)
@@ -96,7 +89,9 @@ def test_product_of_bytes_is_the_product_of_floats_whoever_shares_it(rows: int) 
     assert torch.equal(y[:1], product(x[:1]))
     if not bytes_are_right():
         pytest.skip("this processor has no instructions for products of bytes")
-    torch.testing.assert_close(y, exact(weight, scale, bias, x), atol=2e-3, rtol=1e-5)  # of some hundreds
+    largest = x.abs().amax(1, keepdim=True) / 127
+    expected = exact(weight, scale, bias, torch.round(x / largest) * largest)
+    torch.testing.assert_close(y, expected, atol=2e-3, rtol=1e-5)  # of some hundreds
 
 
 @pytest.mark.parametrize("kind", ["right", "cut off", "missing"])

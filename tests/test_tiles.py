@@ -11,9 +11,10 @@ from numba import njit
 
 from streamasr import dense
 from streamasr.dense_cpu import laid_out, product
-from streamasr.tiles_cpu import has_pairs, pair_panels, panels, tile
-from streamasr.whole_cpu import shorts
+from streamasr.tiles_cpu import four_panels, has_fours, has_pairs, pair_panels, panels, tile
+from streamasr.whole_cpu import rounded, scaled
 
+with_fours = pytest.mark.skipif(not has_fours(), reason="this processor has no products in fours")
 with_pairs = pytest.mark.skipif(not has_pairs(), reason="this processor has no products in pairs")
 
 
@@ -52,7 +53,7 @@ def test_a_tile_is_the_product_of_its_rows_and_panels(rows: int, wide: int, lane
 @pytest.mark.parametrize("depth", [1, 2, 33])
 @pytest.mark.parametrize("kind", [np.int8, np.int16])
 def test_a_tile_of_pairs_is_exact(rows: int, wide: int, depth: int, kind: type) -> None:
-    inner = tile(rows, wide, pairs=True)
+    inner = tile(rows, wide, by="pairs")
 
     @njit
     def run(x: np.ndarray, at: int, stride: int, weight: np.ndarray, n: int, sums: np.ndarray) -> None:
@@ -67,16 +68,50 @@ def test_a_tile_of_pairs_is_exact(rows: int, wide: int, depth: int, kind: type) 
     assert sums[-1] == -1  # nothing is written beyond
 
 
-@given(depth=st.integers(1, 3000), size=st.sampled_from([1e-20, 1e-3, 1.0, 1e6]), seed=st.integers(0, 99))
+@with_fours
+@pytest.mark.parametrize(("rows", "wide"), [(8, 2), (4, 1), (1, 4)])
+@pytest.mark.parametrize("depth", [1, 4, 33])
+def test_a_tile_of_fours_is_exact_up_to_the_largest_numbers(rows: int, wide: int, depth: int) -> None:
+    inner = tile(rows, wide, by="fours")
+
+    @njit
+    def run(x: np.ndarray, at: int, stride: int, weight: np.ndarray, n: int, sums: np.ndarray) -> None:
+        inner(x, at, stride, weight, n, sums)
+
+    rng = np.random.default_rng(1)
+    x, matrix = rng.integers(-127, 128, (11, depth)), rng.integers(-127, 128, (depth, 96))
+    x[2], matrix[:, 20] = 127, 127  # no sum is cut off at 16 bits
+    held = np.pad(x + 128, ((0, 0), (0, -depth % 4))).astype(np.uint8)
+    sums = np.full(rows * wide * 16 + 1, -1, np.int32)
+    run(held.reshape(-1), 2 * held.shape[1], held.shape[1], four_panels(matrix.astype(np.int8), 128), 1, sums)
+    assert np.array_equal(sums[:-1].reshape(rows, -1), x[2 : 2 + rows] @ matrix[:, 16 : (1 + wide) * 16])
+    assert sums[-1] == -1  # nothing is written beyond
+
+
+@given(
+    depth=st.integers(1, 300),
+    size=st.sampled_from([0.0, 1e-20, 1e-3, 1.0, 1e6]),
+    kind=st.sampled_from([(np.int8, 0), (np.uint8, 128), (np.int16, 0)]),
+    seed=st.integers(0, 99),
+)
 @settings(max_examples=30)
-def test_shorts_stand_for_their_row_and_no_sum_can_be_too_large(depth: int, size: float, seed: int) -> None:
+def test_whole_numbers_stand_for_their_row(depth: int, size: float, kind: tuple[type, int], seed: int) -> None:
     x = size * np.random.default_rng(seed).standard_normal((2, depth)).astype(np.float32)
-    whole, sizes = np.full((2, depth + 1), 7, np.int16), np.empty(2, np.float32)
-    shorts(x, whole, sizes)
+    whole, sizes = np.full((2, depth + 3), 7, kind[0]), np.empty(2, np.float32)
+    rounded(x, whole, sizes, kind[1])
     assert not whole[:, depth:].any()
+    meant = whole[:, :depth].astype(np.int32) - kind[1]
+    assert np.abs(meant).max() == (127 if size else 0)
     largest = np.abs(x).max(1, keepdims=True)
-    assert (np.abs(whole[:, :depth] * sizes[:, None] - x) <= largest * max(2e-5, depth * 4e-8)).all()
-    assert depth * 127 * int(np.abs(whole).max()) < 2**31
+    assert (np.abs(meant * sizes[:, None] - x) <= largest / 127 * 0.5001).all()
+
+
+def test_sums_are_scaled_to_what_they_stand_for() -> None:
+    rng = np.random.default_rng(1)
+    sums, rows, columns, bias = (rng.standard_normal(shape, dtype=np.float32) for shape in ((3, 5), 3, 5, 5))
+    y = np.empty((3, 5), np.float32)
+    scaled(sums, rows, columns, bias, y)
+    np.testing.assert_allclose(y, sums * rows[:, None] * columns + bias, rtol=1e-5, atol=1e-6)
 
 
 @settings(max_examples=60)
@@ -97,7 +132,7 @@ def test_products_of_all_sizes_and_a_row_gives_the_same_in_any_company(
     scale, bias = rng.random(columns, dtype=np.float32), rng.random(columns, dtype=np.float32)
     y, alone = np.full((rows, columns), np.nan, np.float32), np.empty((1, columns), np.float32)
     product(x, laid_out(matrix), scale, bias, y)
-    close = 1e-3 if kind == np.float32 or not has_pairs() else depth * 9 * float(np.abs(x).max()) / 2**16 + 1e-3
+    close = 1e-3 if kind == np.float32 or not has_pairs() else depth * 9 * float(np.abs(x).max()) / 254 + 1e-3
     np.testing.assert_allclose(y, x @ matrix.astype(np.float32) * scale + bias, rtol=1e-4, atol=close)
     product(x[-1:], laid_out(matrix), scale, bias, alone)
     np.testing.assert_allclose(alone[0], y[-1], rtol=1e-6, atol=1e-6)
