@@ -18,6 +18,7 @@ LOOPS = (
     "chain_cpu",
     "dense_cpu",
     "lstm_cpu",
+    "norm_cpu",
     "patches_cpu",
     "tiles_cpu",
     "voice_cpu",

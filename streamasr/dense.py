@@ -1,8 +1,8 @@
 """Linear maps prepared once for streams on the CPU: the matrix laid out for few rows, in float32 or rounded to bytes.
 
 With `int8` each output's column of the matrix is rounded by its own scale, and, where the processor multiplies whole
-numbers, each input row by its own: sums are exact, and a frame's result does not depend on which frames share its chunk,
-as it would where inputs are rounded by a scale of the whole chunk.
+numbers, each input row by its own: sums are exact, and a frame's result does not depend on which frames share its
+chunk, as it would where inputs are rounded by a scale of the whole chunk.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def writer(lanes: int) -> Callable[..., None]:
 
     That is rows from m on, `wide` panels from the column `first` on; `sizes` (M,) of the rows, or empty for 1.
     """
-    whole = line(lanes)
+    whole, half = line(lanes), line(lanes // 2)
 
     @inner
     def write(
@@ -71,6 +71,8 @@ def writer(lanes: int) -> Callable[..., None]:
                 begin, at = first + panel * lanes, (r * wide + panel) * lanes
                 if begin + lanes <= y.shape[1]:
                     whole(sums, at, size, scale, bias, begin, y, m + r)
+                elif begin + lanes // 2 == y.shape[1]:
+                    half(sums, at, size, scale, bias, begin, y, m + r)
                 else:
                     for c in range(y.shape[1] - begin):
                         y[m + r, begin + c] = np.float32(sums[at + c]) * size * scale[begin + c] + bias[begin + c]
@@ -99,7 +101,7 @@ def band(rows: int, wide: int, lanes: int = LANES) -> Callable[..., None]:
     ) -> None:
         for n in range(0, -(-y.shape[1] // lanes), wide):
             for m in range(begin, end, rows):
-                multiply(x, m * stride, stride, weight, n, sums)
+                multiply(x, m * stride, stride, 0, weight, n, sums)
                 write(sums, rows, wide, m, n * lanes, scale[:0], scale, bias, y)
 
     return band_of_rows
@@ -125,7 +127,7 @@ def whole_band(rows: int, wide: int) -> Callable[..., None]:
         flat = x.reshape(x.size)
         for n in range(0, -(-y.shape[1] // LANES), wide):
             for m in range(begin, end, rows):
-                multiply(flat, m * stride, stride, weight, n, sums)
+                multiply(flat, m * stride, stride, 0, weight, n, sums)
                 write(sums, rows, wide, m, n * LANES, sizes, scale, bias, y)
 
     return band_of_rows

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from streamasr import fused
 from streamasr.dense import Dense
-from streamasr.patches import KERNEL, Patches
+from streamasr.patches import KERNEL, Patches, lines
 
 State: TypeAlias = Any  # a NamedTuple of tensors, or a tuple of such states
 
@@ -228,10 +228,27 @@ class Flatten(Pointwise):
 
     def apply_frames(self, x: Tensor) -> Tensor:
         if self._dense and serves(x):
-            rows = x.permute(0, 3, 2, 1).reshape(x.shape[0] * x.shape[3], -1)  # (B T, F C)
-            return self._dense(rows).view(x.shape[0], x.shape[3], -1).transpose(1, 2)
+            return self._mapped(x.permute(0, 3, 2, 1), self._dense)
         y: Tensor = self.linear(x.flatten(1, 2).transpose(1, 2)).transpose(1, 2)
         return y.float() if torch.is_autocast_enabled(y.device.type) else y  # what the blocks add up stays exact
+
+    def rectified(self, x: Tensor, norm: nn.LayerNorm) -> Tensor | None:
+        """It after a normalisation over channels and rectification, where it is prepared."""
+        if self._dense is None:
+            return None
+        from streamasr.norm_cpu import rectified
+
+        frames = lines(x)
+        found = torch.empty_like(frames)
+        given, written = (each.view(-1, self.channels).numpy() for each in (frames, found))
+        rectified(given, norm.weight.data.numpy(), norm.bias.data.numpy(), norm.eps, written)
+        return self._mapped(found, self._dense)
+
+    @staticmethod
+    def _mapped(frames: Tensor, dense: Dense) -> Tensor:
+        """(B, T, F, C) to (B, outputs, T)."""
+        batch, count = frames.shape[:2]
+        return dense(frames.reshape(batch * count, -1)).view(batch, count, -1).transpose(1, 2)
 
 
 class Linear(Pointwise):

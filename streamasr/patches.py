@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 KERNEL = 3
-HEARD, SHORT, LONG = 2**12 - 1, 2**15 - 1, 2**31 - 1  # the largest number that is heard, of 16 and of 32 bits
+HEARD, LARGEST = 255, 127  # the largest whole number that is heard, and of a matrix
 
 
 def lines(x: Tensor) -> Tensor:
@@ -28,29 +28,25 @@ class Kernel:
     Args:
         conv: its padding is one band on either side and no frame.
         norm: a layer normalisation over channels, with rectification, before it.
-        precision: float32, or int8 for whole numbers: 12 bits of what is heard, 12 or so of the matrix.
+        precision: float32, or int8 for whole numbers of 8 bits.
     """
 
     def __init__(self, conv: nn.Conv2d, norm: nn.LayerNorm | None, precision: str) -> None:
-        from streamasr.patches_cpu import LANES, WIDE
-        from streamasr.tiles_cpu import has_pairs, pair_panels, panels
+        from streamasr.patches_cpu import TOGETHER, laid_out
 
         assert conv.kernel_size == (KERNEL, KERNEL) and conv.bias is not None and conv.groups == 1
-        weight = conv.weight.data.permute(2, 3, 1, 0)  # (band, frame, input, output)
+        weight = conv.weight.data.permute(3, 2, 1, 0)  # (frame, band, input, output)
         matrix = weight.reshape(-1, weight.shape[3])
         scale, shift = (norm.weight.data, norm.bias.data) if norm else 2 * (torch.zeros(0),)
         self.scale, self.shift, self.bias = scale.numpy(), shift.numpy(), conv.bias.data.numpy()
         self.epsilon, self.stride = norm.eps if norm else 0.0, conv.stride[0]
         self.unit, self.size = 1.0, torch.ones(matrix.shape[1]).numpy()
-        if norm and precision == "int8" and has_pairs() and len(scale) % 2 == 0:
+        if norm and precision == "int8" and TOGETHER and len(scale) % TOGETHER == 0:
             bound = float((scale.abs() * math.sqrt(len(scale) - 1) + shift).clamp(min=1e-6).max())  # of what is heard
-            largest = min(SHORT, LONG // (HEARD * len(matrix)))  # so that no sum is too large
-            size = (matrix.abs().amax(0) / largest).clamp(min=1e-12)
-            whole = torch.round(matrix / size).to(torch.int16)
-            self.matrix = pair_panels(whole.numpy(), LANES, WIDE)
+            size = (matrix.abs().amax(0) / LARGEST).clamp(min=1e-12)
+            matrix = torch.round(matrix / size).to(torch.int8)
             self.unit, self.size = bound / HEARD, (size * bound / HEARD).numpy()
-        else:
-            self.matrix = panels(matrix.contiguous().numpy(), LANES, WIDE)
+        self.matrix = laid_out(matrix.contiguous().numpy())
 
 
 class Patches:

@@ -1,25 +1,40 @@
-"""Two-dimensional convolutions of a stream, compiled: normalise, rectify, lay out, multiply.
+"""Two-dimensional convolutions of a stream, compiled: normalise, rectify, multiply.
 
-What a convolution hears after that lies between 0 and a bound that the normalisation sets. Where products in pairs are
-fast (`tiles_cpu`) it may therefore be told in whole numbers of 12 bits of one unit, whatever chunk it comes in.
+What a 3 x 3 convolution hears at one band are three pieces of neighbouring numbers, of three bands each: so tiles read
+them where they are, and nothing is copied into patches.
+
+What it hears after a normalisation and rectification lies between 0 and a bound that the normalisation sets. It may
+therefore be told in whole numbers of 8 bits of one unit, whatever chunk it comes in, where the processor multiplies
+those faster (`tiles_cpu`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamasr.compiled import inner, loops
-from streamasr.dense_cpu import WHOLE_ROWS, band, writer
-from streamasr.tiles_cpu import has_pairs, has_wide_vectors, tile
+from streamasr.dense_cpu import BY, INPUTS, NUMBERS, WHOLE_ROWS, writer
+from streamasr.norm_cpu import rectified
+from streamasr.tiles_cpu import four_panels, has_fours, has_pairs, has_wide_vectors, pair_panels, panels, tile
 
 Floats = NDArray[np.float32]
-Shorts = NDArray[np.int16]
-KINDS = ("float32[:,:,::1]", "int16[:,:,:,::1]")[: 2 if has_pairs() else 1]  # of matrices
+Whole = NDArray[Any]  # as `NUMBERS`
+KINDS = ("float32[:,:,::1]", "int8[:,:,:,::1]")[: 2 if has_pairs() else 1]  # of matrices
 BLOCK, HELD = 16, 2  # frames that a residual block takes at once, so that they stay in a cache; those held before them
 LANES, WIDE = (16, 2) if has_wide_vectors() else (8, 3)  # the usual 24 channels fill three panels of 8
+TAPS = 3
+TOGETHER = INPUTS if has_pairs() else 0  # channels must be a multiple of this to be heard in whole numbers; 0: none may
+
+
+def laid_out(matrix: NDArray[Any]) -> NDArray[Any]:
+    """A matrix (9 C, C') of float32 or int8, rows by frame, band and input, as `convolution` takes it."""
+    if matrix.dtype != np.int8:
+        return panels(matrix, LANES, WIDE)
+    return four_panels(matrix, together=WIDE) if has_fours() else pair_panels(matrix, LANES, WIDE)
 
 
 @loops("void(float32[:,:,:,::1], float32[:,:,:,::1], float32[::1], float32[::1], float32, float32[:,:,:,::1])")
@@ -30,72 +45,57 @@ def frames_of(x: Floats, held: Floats, weight: Floats, bias: Floats, epsilon: fl
     """
     batch, count, bands, channels = x.shape
     before = held.shape[1]
-    share = np.float32(1) / np.float32(channels)
     for b in range(batch):
         frames[b, :before] = held[b]
+        new = frames[b, before : before + count]
         if len(weight) == 0:
-            frames[b, before : before + count] = x[b]
-            continue
-        for t in range(count):
-            for f in range(bands):
-                source, target = x[b, t, f], frames[b, before + t, f]
-                total = square = np.float32(0)
-                for c in range(channels):
-                    total += source[c]
-                mean = total * share
-                for c in range(channels):
-                    square += (source[c] - mean) ** 2
-                scale = np.float32(1) / np.sqrt(square * share + epsilon)
-                for c in range(channels):
-                    target[c] = max((source[c] - mean) * scale * weight[c] + bias[c], np.float32(0))
-
-
-@loops("void(float32[:,:,::1], int64, float32[:,:,::1])")
-def line_of(frames: Floats, begin: int, line: Floats) -> None:
-    """`line` (F + 2, 3, C) from three frames of `frames` (T, F, C), from `begin` on; its outer bands stay as they are.
-
-    What a 3 x 3 convolution multiplies at one band are then the neighbouring numbers of three bands.
-    """
-    _, bands, channels = frames.shape
-    for k in range(3):
-        for f in range(bands):
-            source, target = frames[begin + k, f], line[1 + f, k]
-            for c in range(channels):
-                target[c] = source[c]
-
-
-@loops("void(float32[:,:,::1], int64, float32, int16[:,:,::1])")
-def short_line_of(frames: Floats, begin: int, unit: float, line: Shorts) -> None:
-    """As `line_of`, of frames that are not negative, in whole numbers of the size `unit`."""
-    _, bands, channels = frames.shape
-    inverse = np.float32(1) / unit
-    for k in range(3):
-        for f in range(bands):
-            source, target = frames[begin + k, f], line[1 + f, k]
-            for c in range(channels):
-                target[c] = np.int16(source[c] * inverse + np.float32(0.5))
-
-
-_several, _single = band(4, WIDE, LANES), band(1, WIDE, LANES)
-_many_by_pairs, _four_by_pairs, _one_by_pairs = (tile(rows, WIDE, LANES, by="pairs") for rows in (WHOLE_ROWS, 4, 1))
-_write = writer(LANES)
+            new[:] = x[b]
+        else:
+            rows = count * bands
+            rectified(x[b].reshape(rows, channels), weight, bias, epsilon, new.reshape(rows, channels))
 
 
 @inner
-def _by_pairs(line: Shorts, apart: int, weight: Shorts, scale: Floats, bias: Floats, y: Floats, sums: Any) -> None:
-    """The outputs y (F', C') of one frame, from the numbers of its `line` (S,), `apart` from band to band."""
-    bands, channels = y.shape
-    many, whole = bands - bands % WHOLE_ROWS, bands - bands % 4
-    for n in range(0, -(-channels // LANES), WIDE):
-        for m in range(0, many, WHOLE_ROWS):
-            _many_by_pairs(line, m * apart, apart, weight, n, sums)
-            _write(sums, WHOLE_ROWS, WIDE, m, n * LANES, scale[:0], scale, bias, y)
-        for m in range(many, whole, 4):
-            _four_by_pairs(line, m * apart, apart, weight, n, sums)
-            _write(sums, 4, WIDE, m, n * LANES, scale[:0], scale, bias, y)
-        for m in range(whole, bands):
-            _one_by_pairs(line, m * apart, apart, weight, n, sums)
-            _write(sums, 1, WIDE, m, n * LANES, scale[:0], scale, bias, y)
+def _rounded(x: Floats, inverse: float, y: Whole) -> None:
+    """y = x * inverse, to the nearest whole number, both (N,), for x that is not negative."""
+    for n in range(len(x)):
+        y[n] = np.int32(x[n] * inverse + np.float32(0.5))
+
+
+def band(rows: int, by: str) -> Callable[..., None]:
+    """A function of compiled loops: the outputs y (F', C') of one frame from the band `begin` to before `end`.
+
+    Args of it:
+        lines: (S,) frames with a band of zeros on either side, the first of three at `at`.
+        step: numbers from band to band. `apart`: from frame to frame.
+        weight, scale, bias: of `convolution`. `sums`: for a tile.
+    """
+    multiply, write = tile(rows, WIDE, LANES, by=by, pieces=TAPS), writer(LANES)
+
+    @inner
+    def bands_of_frame(
+        lines: NDArray[Any],
+        at: int,
+        step: int,
+        apart: int,
+        begin: int,
+        end: int,
+        weight: NDArray[Any],
+        scale: Floats,
+        bias: Floats,
+        y: Floats,
+        sums: NDArray[Any],
+    ) -> None:
+        for n in range(0, -(-y.shape[1] // LANES), WIDE):
+            for m in range(begin, end, rows):
+                multiply(lines, at + m * step, step, apart, weight, n, sums)
+                write(sums, rows, WIDE, m, n * LANES, scale[:0], scale, bias, y)
+
+    return bands_of_frame
+
+
+_several, _single = band(4, "floats"), band(1, "floats")
+_whole_many, _whole_several, _whole_single = (band(rows, BY) for rows in (WHOLE_ROWS, 4, 1))
 
 
 @loops(
@@ -124,36 +124,45 @@ def convolution(
     Args:
         x: (B, T, F, C). `held`: (B, L, F, C) frames before it. `scale`, `shift`: (C,) of a normalisation, or empty.
         stride: over frames and over bands.
-        unit: of the whole numbers that it hears, where `weight` is of int16.
-        weight: (9 C, C'), rows by band, frame and input, in panels of `LANES`. `size`, `bias`: (C',) of its columns.
+        unit: of the whole numbers that it hears, where `weight` is of int8.
+        weight: (9 C, C') `laid_out`. `size`, `bias`: (C',) of its columns.
         frames: (B, L + T + ended, F, C), written but for the last `ended` ones: what the convolution hears.
         y: (B, T', F', C'), written.
     """
     frames_of(x, held, scale, shift, epsilon, frames)
     batch, outputs, bands = y.shape[:3]
-    apart = stride * 3 * frames.shape[3]
+    count, channels = frames.shape[1], frames.shape[3]
+    step, apart, several = stride * channels, (frames.shape[2] + 2) * channels, bands - bands % 4
+    numbers = apart - 2 * channels
     if weight.ndim == 4:
-        shorts, whole_sums = (
-            np.zeros((frames.shape[2] + 2, 3, frames.shape[3]), np.int16),
-            np.empty(WHOLE_ROWS * WIDE * LANES, np.int32),
-        )
-        flat_shorts = shorts.reshape(shorts.size)
+        whole, results = np.zeros(count * apart, NUMBERS), np.empty(WHOLE_ROWS * WIDE * LANES, np.int32)
+        inverse, many = np.float32(1) / np.float32(unit), bands - bands % WHOLE_ROWS
         for b in range(batch):
+            for t in range(count):
+                begin = t * apart + channels
+                _rounded(frames[b, t].reshape(numbers), inverse, whole[begin : begin + numbers])
             for t in range(outputs):
-                short_line_of(frames[b], t * stride, unit, shorts)
-                _by_pairs(flat_shorts, apart, weight, size, bias, y[b, t], whole_sums)
+                at, z = t * stride * apart, y[b, t]
+                _whole_many(whole, at, step, apart, 0, many, weight, size, bias, z, results)
+                _whole_several(whole, at, step, apart, many, several, weight, size, bias, z, results)
+                _whole_single(whole, at, step, apart, several, bands, weight, size, bias, z, results)
     else:
-        line, sums = (
-            np.zeros((frames.shape[2] + 2, 3, frames.shape[3]), np.float32),
-            np.empty(4 * WIDE * LANES, np.float32),
-        )
-        flat = line.reshape(line.size)
-        whole = bands - bands % 4
+        lines, sums = np.zeros(count * apart, np.float32), np.empty(4 * WIDE * LANES, np.float32)
         for b in range(batch):
+            for t in range(count):
+                begin = t * apart + channels
+                lines[begin : begin + numbers] = frames[b, t].reshape(numbers)
             for t in range(outputs):
-                line_of(frames[b], t * stride, line)
-                _several(flat, apart, 0, whole, weight, size, bias, y[b, t], sums)
-                _single(flat, apart, whole, bands, weight, size, bias, y[b, t], sums)
+                at, z = t * stride * apart, y[b, t]
+                _several(lines, at, step, apart, 0, several, weight, size, bias, z, sums)
+                _single(lines, at, step, apart, several, bands, weight, size, bias, z, sums)
+
+
+@inner
+def _add(x: Floats, y: Floats) -> None:
+    """y += x, both (N,)."""
+    for n in range(len(y)):
+        y[n] += x[n]
 
 
 @loops(
@@ -234,9 +243,7 @@ def residual(
             )
             for t in range(done, done + given):
                 past = skipped[b, t] if t < waiting else x[b, t - waiting]
-                for f in range(bands):
-                    for c in range(channels):
-                        y[b, t, f, c] += past[f, c]
+                _add(past.reshape(bands * channels), y[b, t].reshape(bands * channels))
             done += given
             known, known_between = known + new - ready, known_between + ready - given
             for t in range(max(known, 0)):

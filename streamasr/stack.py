@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from streamasr import fused
 from streamasr.context import Context
-from streamasr.layers import Activation, Conv, ConvState, Layer, Norm, State, serves
+from streamasr.layers import Activation, Conv, ConvState, Flatten, Layer, Norm, State, serves
 from streamasr.patches import Patches, ResidualPatches
 
 
@@ -40,7 +40,8 @@ class Stack(Layer):
         for layer in layers:
             self.right += layer.right * self.stride
             self.stride *= layer.stride
-        self._prepared: dict[int, tuple[int, Patches | Context]] = {}  # by the place of a norm: what so many layers do
+        # by the place of a norm: what so many layers do
+        self._prepared: dict[int, tuple[int, Patches | Context | Flatten]] = {}
         self.chains: Mapping[int, Joined] = {}
 
     def __iter__(self) -> Iterator[Layer]:
@@ -88,6 +89,8 @@ class Stack(Layer):
             if isinstance(following, Activation) and isinstance(then, Conv):
                 if patches := then.patches(precision, norm.norm):
                     self._prepared[at] = (3, patches)
+            elif isinstance(following, Activation) and isinstance(then, Flatten):
+                self._prepared[at] = (3, then)
             elif isinstance(following, Conv) and following.depthwise:
                 self._prepared[at] = (2, Context(norm.norm, cast(nn.Conv1d, following.conv)))
 
@@ -103,8 +106,8 @@ class Stack(Layer):
                 after += [held, *[()] * (count - 1)]
                 continue
             if done := self._at_once(at, x, before):
-                count, x, frames = done
-                after += [*[()] * (count - 1), ConvState(frames)]
+                count, x, held = done
+                after += [*[()] * (count - 1), held]
                 continue
             x, held = layers[at].step(x, before[at])
             after.append(held)
@@ -134,15 +137,18 @@ class Stack(Layer):
 
     def _at_once(
         self, at: int, x: Tensor, before: Sequence[State], ended: bool = False
-    ) -> tuple[int, Tensor, Tensor] | None:
-        """The layers from `at` on that are prepared as one call, up to a convolution: their number, what comes out of
-        them, and what the convolution holds then; None where there are none, or no frame is complete."""
+    ) -> tuple[int, Tensor, State] | None:
+        """The layers from `at` on that are prepared as one call: their number, what comes out of them, and the last
+        one's state then; None where there are none, or no frame is complete."""
         if at not in self._prepared or not serves(x):
             return None
         count, prepared = self._prepared[at]
         last = at + count - 1
+        if isinstance(prepared, Flatten):
+            y = prepared.rectified(x, cast(Norm, self.layers[at]).norm)
+            return None if y is None else (count, y, ())
         done = prepared(x, before[last].frames, ended=list(self)[last].right if ended else 0)
-        return (count, *done) if done else None
+        return (count, done[0], ConvState(done[1])) if done else None
 
 
 class ResidualState(NamedTuple):

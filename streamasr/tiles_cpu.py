@@ -47,14 +47,14 @@ def pair_panels(matrix: NDArray[Any], lanes: int = LANES, together: int = TOGETH
     return np.ascontiguousarray(np.stack(both, -1))
 
 
-def four_panels(matrix: NDArray[np.int8], shift: int = 0) -> NDArray[np.int8]:
+def four_panels(matrix: NDArray[np.int8], shift: int = 0, together: int = TOGETHER) -> NDArray[np.int8]:
     """A matrix (K, N) for products in fours: (P, 1 + ceil(K / 4), LANES, 4), as `panels`, four rows side by side.
 
     Rows that are multiplied with it are not negative: they may be `shift` more than what they stand for, and the first
     line of a panel, LANES whole numbers of 32 bits, takes off what that adds to its sums.
     """
     even = np.pad(matrix, ((0, -len(matrix) % 4), (0, 0)))
-    held = np.stack([panels(even[row::4]) for row in range(4)], -1)
+    held = np.stack([panels(even[row::4], LANES, together) for row in range(4)], -1)
     start = -shift * held.sum((1, 3), dtype=np.int32)  # (P, LANES)
     return np.concatenate([start.view(np.int8).reshape(len(held), 1, LANES, 4), held], 1)
 
@@ -103,14 +103,14 @@ class _Floats:
         return [self.zeros]
 
     def columns(self, place: Any) -> list[Any]:
-        found = _read(self.builder, place, ir.VectorType(self.held, self.line.count))
+        found = read(self.builder, place, ir.VectorType(self.held, self.line.count))
         if self.held is BYTE:
             whole = self.builder.sext(found, ir.VectorType(INTEGER, self.line.count))
             found = self.builder.sitofp(whole, self.line)
         return [found]
 
     def spread(self, place: Any) -> Any:
-        return _everywhere(self.builder, self.builder.load(place), self.line)
+        return everywhere(self.builder, self.builder.load(place), self.line)
 
     def add(self, total: Any, spread: Any, column: Any) -> Any:
         product = self.builder.fmul(spread, column, flags=("fast",))
@@ -126,21 +126,20 @@ class _Pairs:
         self.builder, self.line, self.parts = builder, SUMS, lanes // SUMS.count
         self.held = SHORT if held == types.int16 else BYTE
         self.zeros = ir.Constant(SUMS, [0] * SUMS.count)
-        known = builder.module.globals.get(PAIRED)
-        self.instruction = known or ir.Function(builder.module, ir.FunctionType(SUMS, [SHORTS, SHORTS]), PAIRED)
+        self.instruction = known(builder, PAIRED, ir.FunctionType(SUMS, [SHORTS, SHORTS]))
 
     def begin(self, place: Any) -> list[Any]:  # noqa: ARG002
-        return self.parts * [self.zeros]
+        return [self.zeros] * self.parts
 
     def columns(self, place: Any) -> list[Any]:
         places = [self.builder.gep(place, [COUNT(part * SHORTS.count)]) for part in range(self.parts)]
-        found = [_read(self.builder, each, ir.VectorType(self.held, SHORTS.count)) for each in places]
+        found = [read(self.builder, each, ir.VectorType(self.held, SHORTS.count)) for each in places]
         return found if self.held is SHORT else [self.builder.sext(each, SHORTS) for each in found]
 
     def spread(self, place: Any) -> Any:
         both = self.builder.load(self.builder.bitcast(place, INTEGER.as_pointer()))
         both.align = 2
-        return self.builder.bitcast(_everywhere(self.builder, both, SUMS), SHORTS)
+        return self.builder.bitcast(everywhere(self.builder, both, SUMS), SHORTS)
 
     def add(self, total: Any, spread: Any, column: Any) -> Any:
         if FUSED:  # written out, as LLVM makes two instructions of one that would end later
@@ -161,10 +160,10 @@ class _Fours:
         return self.columns(place)
 
     def columns(self, place: Any) -> list[Any]:
-        return [_read(self.builder, place, SUMS)]
+        return [read(self.builder, place, SUMS)]
 
     def spread(self, place: Any) -> Any:
-        return _everywhere(self.builder, _read(self.builder, place, INTEGER), SUMS)
+        return everywhere(self.builder, read(self.builder, place, INTEGER), SUMS)
 
     def add(self, total: Any, spread: Any, column: Any) -> Any:
         kind = ir.FunctionType(SUMS, [SUMS, SUMS, SUMS])
@@ -174,39 +173,46 @@ class _Fours:
 ARITHMETICS = {"floats": _Floats, "pairs": _Pairs, "fours": _Fours}
 
 
-def _read(builder: ir.IRBuilder, place: Any, kind: Any) -> Any:
+def known(builder: ir.IRBuilder, name: str, kind: ir.FunctionType) -> Any:
+    """A function that LLVM knows by its name."""
+    return builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+
+
+def read(builder: ir.IRBuilder, place: Any, kind: Any) -> Any:
     found = builder.load(builder.bitcast(place, kind.as_pointer()))
     found.align = 1
     return found
 
 
-def _everywhere(builder: ir.IRBuilder, number: Any, line: Any) -> Any:
+def everywhere(builder: ir.IRBuilder, number: Any, line: Any) -> Any:
     undefined = ir.Constant(line, ir.Undefined)
     first = builder.insert_element(undefined, number, INTEGER(0))
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(INTEGER, line.count), [0] * line.count))
 
 
-def tile(rows: int, wide: int, lanes: int = LANES, *, by: str = "floats") -> Callable[..., None]:
-    """A function tile(x, at, stride, weight, n, sums) for compiled loops: `rows` rows times `wide` panels.
+def tile(rows: int, wide: int, lanes: int = LANES, *, by: str = "floats", pieces: int = 1) -> Callable[..., None]:
+    """A function tile(x, at, stride, apart, weight, n, sums) for compiled loops: `rows` rows times `wide` panels.
 
-    Row r is x[at + r * stride : at + r * stride + K] of x (S,): rows may overlap. `weight` is (P, K, lanes), of float32
-    or int8. sums (rows * wide * lanes or more,) is written, row r @ weight[n + p] at (r * wide + p) * lanes. While a
-    panel is read, the next one is fetched from memory. By "pairs", x is int16, `weight` `pair_panels` of int8 or int16
-    and sums int32; by "fours", x is uint8, `weight` `four_panels` and sums int32.
+    Row r is x[at + r * stride : at + r * stride + K] of x (S,), or so many `pieces` of K / pieces numbers, `apart` from
+    where one begins to where the next one does: rows may overlap. `weight` is (P, K, lanes), of float32 or int8. sums
+    (rows * wide * lanes or more,) is written, row r @ weight[n + p] at (r * wide + p) * lanes. While a panel is read,
+    the next one is fetched from memory, but for rows in pieces, whose matrix is small. By "pairs", x is int16, `weight`
+    `pair_panels` of int8 or int16 and sums int32; by "fours", x is uint8, `weight` `four_panels` and sums int32.
     """
 
     @intrinsic
-    def product_of_tile(_: Any, x: Any, at: Any, stride: Any, weight: Any, n: Any, sums: Any) -> Any:  # noqa: ARG001
+    def product_of_tile(_: Any, x: Any, at: Any, stride: Any, apart: Any, weight: Any, n: Any, sums: Any) -> Any:  # noqa: ARG001
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
             kinds = signature.args
             given, matrix, target = (
-                context.make_array(kinds[number])(context, builder, arguments[number]) for number in (0, 3, 5)
+                context.make_array(kinds[number])(context, builder, arguments[number]) for number in (0, 4, 6)
             )
-            _, begin, step, _, panel, _ = arguments
-            arithmetic = ARITHMETICS[by](builder, kinds[3].dtype, lanes)
+            _, begin, step, jump, _, panel, _ = arguments
+            arithmetic = ARITHMETICS[by](builder, kinds[4].dtype, lanes)
             line, held = arithmetic.line, lanes * arithmetic.inputs  # numbers of a panel in one step
             lines = builder.extract_value(matrix.shape, 1)
             depth = builder.sub(lines, COUNT(arithmetic.before))
+            depth = builder.sdiv(depth, COUNT(pieces)) if pieces > 1 else depth
             first = [builder.add(begin, builder.mul(step, COUNT(row))) for row in range(rows)]
             start = [builder.mul(builder.add(panel, COUNT(number)), lines) for number in range(wide)]
             begun = [builder.gep(matrix.data, [builder.mul(from_, COUNT(held))]) for from_ in start]
@@ -220,19 +226,22 @@ def tile(rows: int, wide: int, lanes: int = LANES, *, by: str = "floats") -> Cal
             builder.branch(body)
             builder.position_at_end(body)
             k = builder.phi(COUNT)
-            columns = []
             totals = [builder.phi(line) for _ in zeros]
-            for from_ in start:
-                place = builder.gep(matrix.data, [builder.mul(builder.add(from_, k), COUNT(held))])
-                next_ = builder.bitcast(builder.gep(place, [ahead]), BYTE.as_pointer())
-                builder.call(fetch, [next_, *FETCHED])
-                columns += arithmetic.columns(place)
-            grown = []
-            for row in range(rows):
-                inputs = builder.add(first[row], builder.mul(k, COUNT(arithmetic.inputs)))
-                spread = arithmetic.spread(builder.gep(given.data, [inputs]))
-                mine = totals[row * len(columns) : (row + 1) * len(columns)]
-                grown += [arithmetic.add(total, spread, column) for total, column in zip(mine, columns, strict=True)]
+            grown: list[Any] = list(totals)
+            for piece in range(pieces):
+                columns = []
+                for from_ in start:
+                    at = builder.add(builder.add(from_, k), builder.mul(depth, COUNT(piece)))
+                    place = builder.gep(matrix.data, [builder.mul(at, COUNT(held))])
+                    if pieces == 1:
+                        next_ = builder.bitcast(builder.gep(place, [ahead]), BYTE.as_pointer())
+                        builder.call(fetch, [next_, *FETCHED])
+                    columns += arithmetic.columns(place)
+                shift = builder.add(builder.mul(k, COUNT(arithmetic.inputs)), builder.mul(jump, COUNT(piece)))
+                for row in range(rows):
+                    spread = arithmetic.spread(builder.gep(given.data, [builder.add(first[row], shift)]))
+                    for number, column in enumerate(columns, row * len(columns)):
+                        grown[number] = arithmetic.add(grown[number], spread, column)
             following = builder.add(k, COUNT(1))
             k.add_incoming(COUNT(0), before)
             k.add_incoming(following, body)
@@ -247,7 +256,7 @@ def tile(rows: int, wide: int, lanes: int = LANES, *, by: str = "floats") -> Cal
                 builder.store(sum_, builder.bitcast(place, line.as_pointer())).align = 4
             return context.get_dummy_value()
 
-        return types.void(x, types.int64, types.int64, weight, types.int64, sums), generate
+        return types.void(x, types.int64, types.int64, types.int64, weight, types.int64, sums), generate
 
     return product_of_tile
 
@@ -268,13 +277,11 @@ def line(lanes: int) -> Callable[..., None]:
             _, begin, factor, _, _, column, _, row = arguments
             floats = ir.VectorType(FLOAT, lanes)
             held = floats if kinds[0].dtype == types.float32 else ir.VectorType(INTEGER, lanes)
-            found = _read(builder, builder.gep(given.data, [begin]), held)
+            found = read(builder, builder.gep(given.data, [begin]), held)
             found = found if held is floats else builder.sitofp(found, floats)
-            found = builder.fmul(found, _everywhere(builder, factor, floats))
-            found = builder.fmul(found, _read(builder, builder.gep(factors.data, [column]), floats))
-            found = builder.fadd(
-                found, _read(builder, builder.gep(offsets.data, [column]), floats), flags=("contract",)
-            )
+            found = builder.fmul(found, everywhere(builder, factor, floats))
+            found = builder.fmul(found, read(builder, builder.gep(factors.data, [column]), floats))
+            found = builder.fadd(found, read(builder, builder.gep(offsets.data, [column]), floats), flags=("contract",))
             columns = builder.extract_value(target.shape, 1)
             place = builder.gep(target.data, [builder.add(builder.mul(row, columns), column)])
             builder.store(found, builder.bitcast(place, floats.as_pointer())).align = 4

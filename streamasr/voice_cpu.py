@@ -44,7 +44,7 @@ def back_map(hidden: Floats, weight: NDArray[Any], size: Floats, bias: Floats, y
         for c in range(len(hidden)):
             shorts[c] = np.int16(np.rint(hidden[c] * np.float32(FINE)))
         for n in range(0, y.shape[1] // LANES, TOGETHER):
-            _one_by_pairs(shorts, 0, 0, weight, n, sums)
+            _one_by_pairs(shorts, 0, 0, 0, weight, n, sums)
             _write(sums, 1, TOGETHER, 0, n * LANES, size[:0], size, bias, y)
     else:
         product(hidden.reshape(1, len(hidden)), weight, size, bias, y)

@@ -19,7 +19,7 @@ def largest_of(x: Floats) -> float:
     """The largest size of the numbers x (K,), and at least 1e-30."""
     largest = np.float32(1e-30)
     for k in range(len(x)):
-        largest = larger(largest, abs(x[k]))
+        largest = larger(largest, abs(x[k]))  # type: ignore[call-arg]
     return largest  # type: ignore[no-any-return]
 
 

@@ -54,7 +54,7 @@ def test_bands_and_channels_of_any_number(channels: int, bands: int) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("channels", [4, 24])
-def test_whole_numbers_of_12_bits_are_near_and_the_same_in_any_chunk(channels: int) -> None:
+def test_whole_numbers_of_8_bits_are_near_and_the_same_in_any_chunk(channels: int) -> None:
     torch.manual_seed(0)
     block = residual(channels, 7).eval().requires_grad_(False)
     for part in block.modules():
@@ -64,5 +64,5 @@ def test_whole_numbers_of_12_bits_are_near_and_the_same_in_any_chunk(channels: i
     x = torch.randn(2, channels, 7, 50)
     expected = stream(block, x, [])
     found = stream(prepared(block, "int8"), x, [])
-    torch.testing.assert_close(found, expected, atol=2e-2, rtol=1e-2)
+    torch.testing.assert_close(found, expected, atol=0.1, rtol=2e-2)
     torch.testing.assert_close(stream(block, x, [1, 2, 5, 21, 40]), found, atol=1e-6, rtol=1e-6)

@@ -36,7 +36,7 @@ def test_a_tile_is_the_product_of_its_rows_and_panels(rows: int, wide: int, lane
 
     @njit
     def run(x: np.ndarray, at: int, stride: int, weight: np.ndarray, n: int, sums: np.ndarray) -> None:
-        inner(x, at, stride, weight, n, sums)
+        inner(x, at, stride, 0, weight, n, sums)
 
     rng = np.random.default_rng(1)
     x, matrix = rng.standard_normal(300, dtype=np.float32), rng.integers(-127, 128, (33, 96)).astype(kind)
@@ -57,7 +57,7 @@ def test_a_tile_of_pairs_is_exact(rows: int, wide: int, depth: int, kind: type) 
 
     @njit
     def run(x: np.ndarray, at: int, stride: int, weight: np.ndarray, n: int, sums: np.ndarray) -> None:
-        inner(x, at, stride, weight, n, sums)
+        inner(x, at, stride, 0, weight, n, sums)
 
     rng = np.random.default_rng(1)
     x, matrix = rng.integers(-32767, 32768, (7, depth)), rng.integers(-127, 128, (depth, 96))
@@ -76,7 +76,7 @@ def test_a_tile_of_fours_is_exact_up_to_the_largest_numbers(rows: int, wide: int
 
     @njit
     def run(x: np.ndarray, at: int, stride: int, weight: np.ndarray, n: int, sums: np.ndarray) -> None:
-        inner(x, at, stride, weight, n, sums)
+        inner(x, at, stride, 0, weight, n, sums)
 
     rng = np.random.default_rng(1)
     x, matrix = rng.integers(-127, 128, (11, depth)), rng.integers(-127, 128, (depth, 96))
