@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from streamasr.activation_cpu import sigmoid
 from streamasr.compiled import inner, loops
 from streamasr.tiles_cpu import (
+    FOURS_AT_ONCE,
     LANES,
     TOGETHER,
     four_panels,
@@ -35,7 +36,9 @@ ROWS = 6  # of a tile: 12 sums of 8 numbers, and what they are made of, are 15 o
 WIDE = 2 if has_wide_vectors() else 1  # panels of a tile of so many rows
 BLOCK = 48  # rows that are multiplied with the whole matrix before the next ones: they stay in a cache
 WHOLE_ROWS = 8 if has_wide_vectors() else 4  # of a tile of whole numbers
-BY, NUMBERS, INPUTS, SHIFT = ("fours", np.uint8, 4, 128) if has_fours() else ("pairs", np.int16, 2, 0)  # of these
+BY, NUMBERS, INPUTS, SHIFT = (
+    ("fours", np.uint8, FOURS_AT_ONCE, 128) if has_fours() else ("pairs", np.int16, 2, 0)
+)  # of these
 KINDS = ("float32[:,:,::1]", "int8[:,:,:,::1]" if has_pairs() else "int8[:,:,::1]")  # of matrices in panels
 
 
@@ -174,6 +177,9 @@ def product(x: Floats, weight: NDArray[Any], scale: Floats, bias: Floats, y: Flo
             _one(flat, depth, m, rows, weight, scale, bias, y, sums)
 
 
+# A loop over more than four arrays is not compiled to vector code.
+
+
 @inner
 def _blend(keep: Floats, new: Floats, memory: Floats) -> None:
     """memory = keep * memory + (1 - keep) * new, each (C,)."""
@@ -188,6 +194,14 @@ def _let_out(memory: Floats, linear: Floats, opened: Floats, y: Floats) -> None:
         y[c] = memory[c] * linear[c] * opened[c]
 
 
+@inner
+def _pass(linear: Floats, opened: Floats, memory: Floats, y: Floats) -> None:
+    """One frame of `gate`: linear (3 C,), opened (2 C,), memory and y (C,)."""
+    channels = len(memory)
+    _blend(opened[:channels], linear[:channels], memory)
+    _let_out(memory, linear[2 * channels :], opened[channels:], y)
+
+
 @loops("void(float32[:,:,::1], float32[:,:,::1], float32[:,::1], float32[:,:,::1])")
 def gate(linear: Floats, opened: Floats, memory: Floats, y: Floats) -> None:
     """The gated recurrence of `recurrent.GatedRnn` over a chunk.
@@ -196,12 +210,9 @@ def gate(linear: Floats, opened: Floats, memory: Floats, y: Floats) -> None:
         linear: (T, B, 3 C) z, f and o before their gates. `opened`: (T, B, 2 C) the sigmoids of f and o.
         memory: (B, C) before the chunk; after it when this returns. `y`: (T, B, C), written: what goes to the output.
     """
-    channels = memory.shape[1]
     for t in range(y.shape[0]):
         for b in range(y.shape[1]):
-            # a loop over more than four arrays is not compiled to vector code
-            _blend(opened[t, b, :channels], linear[t, b, :channels], memory[b])
-            _let_out(memory[b], linear[t, b, 2 * channels :], opened[t, b, channels:], y[t, b])
+            _pass(linear[t, b], opened[t, b], memory[b], y[t, b])
 
 
 @loops(
@@ -292,13 +303,15 @@ def recurrent_block(
     heard = np.empty((count, batch, channels), np.float32)
     norm_and_context(x, held, weight, bias, epsilon, kernel, offset, normed, heard)
     rows = count * batch
-    linear = np.empty((rows, 3 * channels), np.float32)
-    product(heard.reshape(rows, channels), gates, gates_scale, gates_bias, linear)
-    opened = np.empty((rows, 2 * channels), np.float32)
-    for r in range(rows):
-        sigmoid(linear[r, channels:], np.float32(1), opened[r])
-    gate(linear.reshape(count, batch, 3 * channels), opened.reshape(count, batch, 2 * channels), memory, heard)
-    product(heard.reshape(rows, channels), out, out_scale, out_bias, y.reshape(rows, channels))
+    frames, found, most = heard.reshape(rows, channels), y.reshape(rows, channels), min(rows, BLOCK)
+    linear, opened = np.empty((most, 3 * channels), np.float32), np.empty(2 * channels, np.float32)
+    for begin in range(0, rows, BLOCK):
+        part = frames[begin : begin + BLOCK]
+        product(part, gates, gates_scale, gates_bias, linear[: len(part)])
+        for r in range(len(part)):
+            sigmoid(linear[r, channels:], np.float32(1), opened)
+            _pass(linear[r], opened, memory[(begin + r) % batch], part[r])
+        product(part, out, out_scale, out_bias, found[begin : begin + BLOCK])
     waiting = skipped.shape[0]
     for t in range(count):
         for b in range(batch):

@@ -32,7 +32,7 @@ class Kernel:
     """
 
     def __init__(self, conv: nn.Conv2d, norm: nn.LayerNorm | None, precision: str) -> None:
-        from streamasr.patches_cpu import TOGETHER, laid_out
+        from streamasr.patches_cpu import MULTIPLE, laid_out
 
         assert conv.kernel_size == (KERNEL, KERNEL) and conv.bias is not None and conv.groups == 1
         weight = conv.weight.data.permute(3, 2, 1, 0)  # (frame, band, input, output)
@@ -41,7 +41,7 @@ class Kernel:
         self.scale, self.shift, self.bias = scale.numpy(), shift.numpy(), conv.bias.data.numpy()
         self.epsilon, self.stride = norm.eps if norm else 0.0, conv.stride[0]
         self.unit, self.size = 1.0, torch.ones(matrix.shape[1]).numpy()
-        if norm and precision == "int8" and TOGETHER and len(scale) % TOGETHER == 0:
+        if norm and precision == "int8" and MULTIPLE and len(scale) % MULTIPLE == 0:
             bound = float((scale.abs() * math.sqrt(len(scale) - 1) + shift).clamp(min=1e-6).max())  # of what is heard
             size = (matrix.abs().amax(0) / LARGEST).clamp(min=1e-12)
             matrix = torch.round(matrix / size).to(torch.int8)

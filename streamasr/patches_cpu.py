@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamasr.compiled import inner, loops
-from streamasr.dense_cpu import BY, INPUTS, NUMBERS, WHOLE_ROWS, writer
+from streamasr.dense_cpu import BY, NUMBERS, WHOLE_ROWS, writer
 from streamasr.norm_cpu import rectified
 from streamasr.tiles_cpu import four_panels, has_fours, has_pairs, has_wide_vectors, pair_panels, panels, tile
 
@@ -27,14 +27,16 @@ KINDS = ("float32[:,:,::1]", "int8[:,:,:,::1]")[: 2 if has_pairs() else 1]  # of
 BLOCK, HELD = 16, 2  # frames that a residual block takes at once, so that they stay in a cache; those held before them
 LANES, WIDE = (16, 2) if has_wide_vectors() else (8, 3)  # the usual 24 channels fill three panels of 8
 TAPS = 3
-TOGETHER = INPUTS if has_pairs() else 0  # channels must be a multiple of this to be heard in whole numbers; 0: none may
+MULTIPLE = (
+    (4 if has_fours() else 2) if has_pairs() else 0
+)  # channels heard in whole numbers are one of this; 0: none are
 
 
 def laid_out(matrix: NDArray[Any]) -> NDArray[Any]:
     """A matrix (9 C, C') of float32 or int8, rows by frame, band and input, as `convolution` takes it."""
     if matrix.dtype != np.int8:
         return panels(matrix, LANES, WIDE)
-    return four_panels(matrix, together=WIDE) if has_fours() else pair_panels(matrix, LANES, WIDE)
+    return four_panels(matrix, together=WIDE, pieces=TAPS) if has_fours() else pair_panels(matrix, LANES, WIDE)
 
 
 @loops("void(float32[:,:,:,::1], float32[:,:,:,::1], float32[::1], float32[::1], float32, float32[:,:,:,::1])")

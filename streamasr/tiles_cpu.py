@@ -11,6 +11,7 @@ In fours, which need that VNNI, rows are bytes, too, and one instruction takes f
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ TOGETHER = 4  # panels that are read at once at most
 BYTE, SHORT, INTEGER, COUNT = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 FLOAT, NOTHING = ir.FloatType(), ir.VoidType()
 FETCH = ir.FunctionType(NOTHING, [BYTE.as_pointer(), *[INTEGER] * 3])
+FOURS_AT_ONCE = 8  # numbers of a row in one round of a loop: two instructions for each sum
 FETCHED = [ir.Constant(INTEGER, number) for number in (0, 3, 1)]  # to be read, into the nearest cache, data
 
 
@@ -47,13 +49,16 @@ def pair_panels(matrix: NDArray[Any], lanes: int = LANES, together: int = TOGETH
     return np.ascontiguousarray(np.stack(both, -1))
 
 
-def four_panels(matrix: NDArray[np.int8], shift: int = 0, together: int = TOGETHER) -> NDArray[np.int8]:
-    """A matrix (K, N) for products in fours: (P, 1 + ceil(K / 4), LANES, 4), as `panels`, four rows side by side.
+def four_panels(
+    matrix: NDArray[np.int8], shift: int = 0, together: int = TOGETHER, pieces: int = 1
+) -> NDArray[np.int8]:
+    """A matrix (K, N) for products in fours: (P, 1 + K' / 4, LANES, 4), as `panels`, four rows side by side.
 
+    K' is K made up to a multiple of `FOURS_AT_ONCE`, or K for rows in `pieces`.
     Rows that are multiplied with it are not negative: they may be `shift` more than what they stand for, and the first
     line of a panel, LANES whole numbers of 32 bits, takes off what that adds to its sums.
     """
-    even = np.pad(matrix, ((0, -len(matrix) % 4), (0, 0)))
+    even = np.pad(matrix, ((0, -len(matrix) % FOURS_AT_ONCE if pieces == 1 else 0), (0, 0)))
     held = np.stack([panels(even[row::4], LANES, together) for row in range(4)], -1)
     start = -shift * held.sum((1, 3), dtype=np.int32)  # (P, LANES)
     return np.concatenate([start.view(np.int8).reshape(len(held), 1, LANES, 4), held], 1)
@@ -83,6 +88,9 @@ SUMS, SHORTS = ir.VectorType(INTEGER, AT_ONCE), ir.VectorType(SHORT, 2 * AT_ONCE
 llvmlite.binding.initialize_native_asmparser()
 FUSED = "vpdpwssd $2, $1, $0" if has_fours() else ""  # multiplies and adds to the sums at once
 FOURS = "vpdpbusd $2, $1, $0"  # as that, four bytes at once; those of the first are not negative
+FETCHES = (
+    not has_fours()
+)  # such processors fetch by themselves what comes next; asked to, they take up to three times as long
 
 
 class _Floats:
@@ -196,7 +204,7 @@ def tile(rows: int, wide: int, lanes: int = LANES, *, by: str = "floats", pieces
     Row r is x[at + r * stride : at + r * stride + K] of x (S,), or so many `pieces` of K / pieces numbers, `apart` from
     where one begins to where the next one does: rows may overlap. `weight` is (P, K, lanes), of float32 or int8. sums
     (rows * wide * lanes or more,) is written, row r @ weight[n + p] at (r * wide + p) * lanes. While a panel is read,
-    the next one is fetched from memory, but for rows in pieces, whose matrix is small. By "pairs", x is int16, `weight`
+    the next one is fetched from memory (`FETCHES`), but for rows in pieces, whose matrix is small. By "pairs", x is int16, `weight`
     `pair_panels` of int8 or int16 and sums int32; by "fours", x is uint8, `weight` `four_panels` and sums int32.
     """
 
@@ -228,21 +236,23 @@ def tile(rows: int, wide: int, lanes: int = LANES, *, by: str = "floats", pieces
             k = builder.phi(COUNT)
             totals = [builder.phi(line) for _ in zeros]
             grown: list[Any] = list(totals)
-            for piece in range(pieces):
+            steps = FOURS_AT_ONCE // arithmetic.inputs if by == "fours" and pieces == 1 else 1
+            for piece, step_ in itertools.product(range(pieces), range(steps)):
+                now = builder.add(k, COUNT(step_))
                 columns = []
                 for from_ in start:
-                    at = builder.add(builder.add(from_, k), builder.mul(depth, COUNT(piece)))
+                    at = builder.add(builder.add(from_, now), builder.mul(depth, COUNT(piece)))
                     place = builder.gep(matrix.data, [builder.mul(at, COUNT(held))])
-                    if pieces == 1:
+                    if FETCHES and pieces == 1:
                         next_ = builder.bitcast(builder.gep(place, [ahead]), BYTE.as_pointer())
                         builder.call(fetch, [next_, *FETCHED])
                     columns += arithmetic.columns(place)
-                shift = builder.add(builder.mul(k, COUNT(arithmetic.inputs)), builder.mul(jump, COUNT(piece)))
+                shift = builder.add(builder.mul(now, COUNT(arithmetic.inputs)), builder.mul(jump, COUNT(piece)))
                 for row in range(rows):
                     spread = arithmetic.spread(builder.gep(given.data, [builder.add(first[row], shift)]))
                     for number, column in enumerate(columns, row * len(columns)):
                         grown[number] = arithmetic.add(grown[number], spread, column)
-            following = builder.add(k, COUNT(1))
+            following = builder.add(k, COUNT(steps))
             k.add_incoming(COUNT(0), before)
             k.add_incoming(following, body)
             for total, zero, sum_ in zip(totals, zeros, grown, strict=True):

@@ -81,11 +81,32 @@ def test_a_tile_of_fours_is_exact_up_to_the_largest_numbers(rows: int, wide: int
     rng = np.random.default_rng(1)
     x, matrix = rng.integers(-127, 128, (11, depth)), rng.integers(-127, 128, (depth, 96))
     x[2], matrix[:, 20] = 127, 127  # no sum is cut off at 16 bits
-    held = np.pad(x + 128, ((0, 0), (0, -depth % 4))).astype(np.uint8)
+    held = np.pad(x + 128, ((0, 0), (0, -depth % 8))).astype(np.uint8)
     sums = np.full(rows * wide * 16 + 1, -1, np.int32)
     run(held.reshape(-1), 2 * held.shape[1], held.shape[1], four_panels(matrix.astype(np.int8), 128), 1, sums)
     assert np.array_equal(sums[:-1].reshape(rows, -1), x[2 : 2 + rows] @ matrix[:, 16 : (1 + wide) * 16])
     assert sums[-1] == -1  # nothing is written beyond
+
+
+@pytest.mark.parametrize(
+    "by", ["floats", pytest.param("pairs", marks=with_pairs), pytest.param("fours", marks=with_fours)]
+)
+@pytest.mark.parametrize("length", [4, 12, 72])
+def test_rows_may_lie_in_pieces(by: str, length: int) -> None:
+    inner = tile(4, 1, by=by, pieces=3)
+
+    @njit
+    def run(x: np.ndarray, at: int, stride: int, apart: int, weight: np.ndarray, sums: np.ndarray) -> None:
+        inner(x, at, stride, apart, weight, 1, sums)
+
+    rng = np.random.default_rng(length)
+    x, matrix = rng.integers(0, 256, 700), rng.integers(-127, 128, (3 * length, 32)).astype(np.int8)
+    kind, sums = {"floats": np.float32, "pairs": np.int16, "fours": np.uint8}[by], np.empty(64, np.int32)
+    held = {"floats": panels, "pairs": pair_panels, "fours": lambda given: four_panels(given, pieces=3)}[by](matrix)
+    sums = sums.astype(np.float32) if by == "floats" else sums
+    run(x.astype(kind), 5, 8, 2 * length + 4, held, sums)
+    rows = [np.concatenate([x[5 + 8 * r + (2 * length + 4) * p :][:length] for p in range(3)]) for r in range(4)]
+    np.testing.assert_allclose(sums.reshape(4, 16), np.stack(rows) @ matrix[:, 16:].astype(int), rtol=1e-5, atol=0.5)
 
 
 @given(
