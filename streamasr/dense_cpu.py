@@ -34,7 +34,7 @@ from streamasr.whole_cpu import rounded
 Floats = NDArray[np.float32]
 ROWS = 6  # of a tile: 12 sums of 8 numbers, and what they are made of, are 15 of a processor's 16 vectors
 WIDE = 2 if has_wide_vectors() else 1  # panels of a tile of so many rows
-BLOCK = 48  # rows that are multiplied with the whole matrix before the next ones: they stay in a cache
+BLOCK = 64  # rows that are multiplied with the whole matrix before the next ones: they stay in a cache
 WHOLE_ROWS = 8 if has_wide_vectors() else 4  # of a tile of whole numbers
 BY, NUMBERS, INPUTS, SHIFT = (
     ("fours", np.uint8, FOURS_AT_ONCE, 128) if has_fours() else ("pairs", np.int16, 2, 0)

@@ -204,8 +204,9 @@ def tile(rows: int, wide: int, lanes: int = LANES, *, by: str = "floats", pieces
     Row r is x[at + r * stride : at + r * stride + K] of x (S,), or so many `pieces` of K / pieces numbers, `apart` from
     where one begins to where the next one does: rows may overlap. `weight` is (P, K, lanes), of float32 or int8. sums
     (rows * wide * lanes or more,) is written, row r @ weight[n + p] at (r * wide + p) * lanes. While a panel is read,
-    the next one is fetched from memory (`FETCHES`), but for rows in pieces, whose matrix is small. By "pairs", x is int16, `weight`
-    `pair_panels` of int8 or int16 and sums int32; by "fours", x is uint8, `weight` `four_panels` and sums int32.
+    the next one is fetched from memory (`FETCHES`), but for rows in pieces, whose matrix is small. By "pairs", x is
+    int16, `weight` `pair_panels` of int8 or int16 and sums int32; by "fours", x is uint8, `weight` `four_panels` and
+    sums int32.
     """
 
     @intrinsic
