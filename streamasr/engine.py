@@ -6,7 +6,7 @@ Nothing here has a thread, a clock, a file or a global; any number of streams sh
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -183,8 +183,8 @@ class Engine:
         events, flushed = yield from self._flush(state)
         ended = "".join(event.text + " " for event in events if isinstance(event, Final))
         reading = self.decoder.read(flushed.beam)
-        words = [self._word(word, state) for word in reading.all_words]
-        start_s, end_s = (words[0].start_s, words[-1].end_s) if words else (self.time_s(state),) * 2
+        words = reading.all_words
+        start_s, end_s = self._span(words, state) if words else (self.time_s(state),) * 2
         return Partial(ended + reading.committed, reading.tentative, start_s, end_s)
 
     def finalizing(self, state: StreamState) -> Work[tuple[list[Event], StreamState]]:
@@ -361,6 +361,10 @@ class Engine:
         start_s, end_s = (frame * self.frame_s + state.shift_s for frame in (word.start, word.end))
         return Word(word.text, round(start_s, 3), round(end_s, 3), round(word.confidence, 4))
 
+    def _span(self, words: Sequence[SpokenWord], state: StreamState) -> tuple[float, float]:
+        """Where the first of them begins and the last one ends, in seconds."""
+        return self._word(words[0], state).start_s, self._word(words[-1], state).end_s
+
     def _final(self, state: StreamState) -> tuple[list[Event], StreamState]:
         """End the utterance; without words there is no event."""
         spoken, beam = self.decoder.finish(state.beam)
@@ -378,9 +382,9 @@ class Engine:
         reading = self.decoder.read(state.beam)
         if not reading.all_words or (reading.committed, reading.tentative) == state.last:
             return [], state
-        words = [self._word(word, state) for word in reading.all_words]
-        events: list[Event] = [] if state.begun else [SpeechStarted(words[0].start_s)]
-        events.append(Partial(reading.committed, reading.tentative, words[0].start_s, words[-1].end_s))
+        start_s, end_s = self._span(reading.all_words, state)
+        events: list[Event] = [] if state.begun else [SpeechStarted(start_s)]
+        events.append(Partial(reading.committed, reading.tentative, start_s, end_s))
         return events, state._replace(last=(reading.committed, reading.tentative), begun=True)
 
 

@@ -33,7 +33,7 @@ def mask_frames(x: Tensor, lengths: Tensor) -> Tensor:
 
 def serves(x: Tensor) -> bool:
     """Whether prepared weights serve x: on the CPU, without a gradient, and with something in it."""
-    return x.device.type == "cpu" and not torch.is_grad_enabled() and x.numel() > 0
+    return x.is_cpu and not torch.is_grad_enabled() and x.numel() > 0
 
 
 class Layer(nn.Module):

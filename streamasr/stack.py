@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, cast
 
 import torch
@@ -37,6 +37,7 @@ class Stack(Layer):
     def __init__(self, layers: Sequence[Layer]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        self._order = tuple(layers)  # the same, without a look into torch's tables at every step
         for layer in layers:
             self.right += layer.right * self.stride
             self.stride *= layer.stride
@@ -45,7 +46,7 @@ class Stack(Layer):
         self.chains: Mapping[int, Joined] = {}
 
     def __iter__(self) -> Iterator[Layer]:
-        return iter(cast(Iterable[Layer], self.layers))
+        return iter(self._order)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         for layer in self:
@@ -98,7 +99,7 @@ class Stack(Layer):
         return tuple(layer.init_state(batch) for layer in self)
 
     def step(self, x: Tensor, state: tuple[State, ...]) -> tuple[Tensor, tuple[State, ...]]:
-        layers, before, after = list(self), list(state), list[State]()
+        layers, before, after = self._order, list(state), list[State]()
         while (at := len(after)) < len(layers):
             if chain := self.chains.get(at):
                 count = len(chain.blocks)
@@ -123,7 +124,7 @@ class Stack(Layer):
         return tail
 
     def end(self, x: Tensor, state: tuple[State, ...]) -> Tensor:
-        layers, before, at = list(self), list(state), 0
+        layers, before, at = self._order, list(state), 0
         while at < len(layers):
             if chain := self.chains.get(at):
                 count = len(chain.blocks)
@@ -145,9 +146,9 @@ class Stack(Layer):
         count, prepared = self._prepared[at]
         last = at + count - 1
         if isinstance(prepared, Flatten):
-            y = prepared.rectified(x, cast(Norm, self.layers[at]).norm)
+            y = prepared.rectified(x, cast(Norm, self._order[at]).norm)
             return None if y is None else (count, y, ())
-        done = prepared(x, before[last].frames, ended=list(self)[last].right if ended else 0)
+        done = prepared(x, before[last].frames, ended=self._order[last].right if ended else 0)
         return (count, done[0], ConvState(done[1])) if done else None
 
 
