@@ -88,9 +88,8 @@ SUMS, SHORTS = ir.VectorType(INTEGER, AT_ONCE), ir.VectorType(SHORT, 2 * AT_ONCE
 llvmlite.binding.initialize_native_asmparser()
 FUSED = "vpdpwssd $2, $1, $0" if has_fours() else ""  # multiplies and adds to the sums at once
 FOURS = "vpdpbusd $2, $1, $0"  # as that, four bytes at once; those of the first are not negative
-FETCHES = (
-    not has_fours()
-)  # such processors fetch by themselves what comes next; asked to, they take up to three times as long
+# processors with fours fetch by themselves what comes next; asked to, they take up to three times as long
+FETCHES = not has_fours()
 
 
 class _Floats:
