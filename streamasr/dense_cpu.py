@@ -36,9 +36,8 @@ ROWS = 6  # of a tile: 12 sums of 8 numbers, and what they are made of, are 15 o
 WIDE = 2 if has_wide_vectors() else 1  # panels of a tile of so many rows
 BLOCK = 64  # rows that are multiplied with the whole matrix before the next ones: they stay in a cache
 WHOLE_ROWS = 8 if has_wide_vectors() else 4  # of a tile of whole numbers
-BY, NUMBERS, INPUTS, SHIFT = (
-    ("fours", np.uint8, FOURS_AT_ONCE, 128) if has_fours() else ("pairs", np.int16, 2, 0)
-)  # of these
+# of these: how they are multiplied, their type, what their number must be a multiple of, and what is added to them
+BY, NUMBERS, INPUTS, SHIFT = ("fours", np.uint8, FOURS_AT_ONCE, 128) if has_fours() else ("pairs", np.int16, 2, 0)
 KINDS = ("float32[:,:,::1]", "int8[:,:,:,::1]" if has_pairs() else "int8[:,:,::1]")  # of matrices in panels
 
 

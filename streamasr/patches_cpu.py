@@ -27,9 +27,8 @@ KINDS = ("float32[:,:,::1]", "int8[:,:,:,::1]")[: 2 if has_pairs() else 1]  # of
 BLOCK, HELD = 16, 2  # frames that a residual block takes at once, so that they stay in a cache; those held before them
 LANES, WIDE = (16, 2) if has_wide_vectors() else (8, 3)  # the usual 24 channels fill three panels of 8
 TAPS = 3
-MULTIPLE = (
-    (4 if has_fours() else 2) if has_pairs() else 0
-)  # channels heard in whole numbers are one of this; 0: none are
+# channels that are heard in whole numbers are a multiple of this; 0: none are
+MULTIPLE = (4 if has_fours() else 2) if has_pairs() else 0
 
 
 def laid_out(matrix: NDArray[Any]) -> NDArray[Any]:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,17 @@ with_fours = pytest.mark.skipif(not has_fours(), reason="this processor has no p
 with_pairs = pytest.mark.skipif(not has_pairs(), reason="this processor has no products in pairs")
 
 
+def called(*shape: int, **options: Any) -> Callable[..., None]:
+    """A tile that Python may call."""
+    inner = tile(*shape, **options)
+
+    @njit
+    def run(x: np.ndarray, at: int, stride: int, apart: int, weight: np.ndarray, n: int, sums: np.ndarray) -> None:
+        inner(x, at, stride, apart, weight, n, sums)
+
+    return run  # type: ignore[no-any-return]
+
+
 @given(depth=st.integers(1, 9), columns=st.integers(1, 70), lanes=st.sampled_from([8, 16]), together=st.integers(1, 4))
 def test_panels_hold_every_column_in_its_place(depth: int, columns: int, lanes: int, together: int) -> None:
     matrix = np.arange(1, depth * columns + 1, dtype=np.float32).reshape(depth, columns)
@@ -32,16 +45,12 @@ def test_panels_hold_every_column_in_its_place(depth: int, columns: int, lanes: 
 @pytest.mark.parametrize("kind", [np.float32, np.int8])
 @pytest.mark.parametrize("apart", [33, 5])
 def test_a_tile_is_the_product_of_its_rows_and_panels(rows: int, wide: int, lanes: int, kind: type, apart: int) -> None:
-    inner = tile(rows, wide, lanes)
-
-    @njit
-    def run(x: np.ndarray, at: int, stride: int, weight: np.ndarray, n: int, sums: np.ndarray) -> None:
-        inner(x, at, stride, 0, weight, n, sums)
+    run = called(rows, wide, lanes)
 
     rng = np.random.default_rng(1)
     x, matrix = rng.standard_normal(300, dtype=np.float32), rng.integers(-127, 128, (33, 96)).astype(kind)
     sums = np.full(rows * wide * lanes + 1, np.nan, np.float32)
-    run(x, 2, apart, panels(matrix, lanes), 1, sums)
+    run(x, 2, apart, 0, panels(matrix, lanes), 1, sums)
     given = np.stack([x[2 + r * apart :][:33] for r in range(rows)])
     expected = given @ matrix[:, lanes : (1 + wide) * lanes].astype(np.float32)
     np.testing.assert_allclose(sums[:-1].reshape(rows, -1), expected, rtol=1e-4, atol=1e-2)
@@ -53,17 +62,13 @@ def test_a_tile_is_the_product_of_its_rows_and_panels(rows: int, wide: int, lane
 @pytest.mark.parametrize("depth", [1, 2, 33])
 @pytest.mark.parametrize("kind", [np.int8, np.int16])
 def test_a_tile_of_pairs_is_exact(rows: int, wide: int, depth: int, kind: type) -> None:
-    inner = tile(rows, wide, by="pairs")
-
-    @njit
-    def run(x: np.ndarray, at: int, stride: int, weight: np.ndarray, n: int, sums: np.ndarray) -> None:
-        inner(x, at, stride, 0, weight, n, sums)
+    run = called(rows, wide, by="pairs")
 
     rng = np.random.default_rng(1)
     x, matrix = rng.integers(-32767, 32768, (7, depth)), rng.integers(-127, 128, (depth, 96))
     held = np.pad(x, ((0, 0), (0, depth % 2))).astype(np.int16)
     sums = np.full(rows * wide * 16 + 1, -1, np.int32)
-    run(held.reshape(-1), 2 * held.shape[1], held.shape[1], pair_panels(matrix.astype(kind)), 1, sums)
+    run(held.reshape(-1), 2 * held.shape[1], held.shape[1], 0, pair_panels(matrix.astype(kind)), 1, sums)
     assert np.array_equal(sums[:-1].reshape(rows, -1), x[2 : 2 + rows] @ matrix[:, 16 : (1 + wide) * 16])
     assert sums[-1] == -1  # nothing is written beyond
 
@@ -72,18 +77,14 @@ def test_a_tile_of_pairs_is_exact(rows: int, wide: int, depth: int, kind: type) 
 @pytest.mark.parametrize(("rows", "wide"), [(8, 2), (4, 1), (1, 4)])
 @pytest.mark.parametrize("depth", [1, 4, 33])
 def test_a_tile_of_fours_is_exact_up_to_the_largest_numbers(rows: int, wide: int, depth: int) -> None:
-    inner = tile(rows, wide, by="fours")
-
-    @njit
-    def run(x: np.ndarray, at: int, stride: int, weight: np.ndarray, n: int, sums: np.ndarray) -> None:
-        inner(x, at, stride, 0, weight, n, sums)
+    run = called(rows, wide, by="fours")
 
     rng = np.random.default_rng(1)
     x, matrix = rng.integers(-127, 128, (11, depth)), rng.integers(-127, 128, (depth, 96))
     x[2], matrix[:, 20] = 127, 127  # no sum is cut off at 16 bits
     held = np.pad(x + 128, ((0, 0), (0, -depth % 8))).astype(np.uint8)
     sums = np.full(rows * wide * 16 + 1, -1, np.int32)
-    run(held.reshape(-1), 2 * held.shape[1], held.shape[1], four_panels(matrix.astype(np.int8), 128), 1, sums)
+    run(held.reshape(-1), 2 * held.shape[1], held.shape[1], 0, four_panels(matrix.astype(np.int8), 128), 1, sums)
     assert np.array_equal(sums[:-1].reshape(rows, -1), x[2 : 2 + rows] @ matrix[:, 16 : (1 + wide) * 16])
     assert sums[-1] == -1  # nothing is written beyond
 
@@ -93,18 +94,14 @@ def test_a_tile_of_fours_is_exact_up_to_the_largest_numbers(rows: int, wide: int
 )
 @pytest.mark.parametrize("length", [4, 12, 72])
 def test_rows_may_lie_in_pieces(by: str, length: int) -> None:
-    inner = tile(4, 1, by=by, pieces=3)
-
-    @njit
-    def run(x: np.ndarray, at: int, stride: int, apart: int, weight: np.ndarray, sums: np.ndarray) -> None:
-        inner(x, at, stride, apart, weight, 1, sums)
+    run = called(4, 1, by=by, pieces=3)
 
     rng = np.random.default_rng(length)
     x, matrix = rng.integers(0, 256, 700), rng.integers(-127, 128, (3 * length, 32)).astype(np.int8)
     kind, sums = {"floats": np.float32, "pairs": np.int16, "fours": np.uint8}[by], np.empty(64, np.int32)
     held = {"floats": panels, "pairs": pair_panels, "fours": lambda given: four_panels(given, pieces=3)}[by](matrix)
     sums = sums.astype(np.float32) if by == "floats" else sums
-    run(x.astype(kind), 5, 8, 2 * length + 4, held, sums)
+    run(x.astype(kind), 5, 8, 2 * length + 4, held, 1, sums)
     rows = [np.concatenate([x[5 + 8 * r + (2 * length + 4) * p :][:length] for p in range(3)]) for r in range(4)]
     np.testing.assert_allclose(sums.reshape(4, 16), np.stack(rows) @ matrix[:, 16:].astype(int), rtol=1e-5, atol=0.5)
 
