@@ -9,7 +9,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 # where Python may not write its bytecode, as in many containers, every start would take 5 s more
 UV_SYNC := $(UV) sync --frozen --inexact --compile-bytecode
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
-WARM := @echo "Compiling decoder and network, once" && $(PYTHON) -c "from streamasr import ctc, dense_cpu, patches_cpu, voice_cpu; ctc.warm()"
+WARM := @echo "Compiling decoder and network, once" && $(PYTHON) -m streamasr.warm
 # glibc gives large blocks back to the system and asks for them anew at every step, which costs training a quarter
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=8589934592 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 ARGS ?=

@@ -137,5 +137,5 @@ def main() -> int:
     from streamasr.verbs import shared
 
     bundle.find = lambda name: name
-    shared.recogniser = lambda options: FakeEngine(cost=float(os.environ.get("FAKE_COST", "0")))
+    shared.recogniser = lambda options, **_: FakeEngine(cost=float(os.environ.get("FAKE_COST", "0")))
     return cli.main()

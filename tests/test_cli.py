@@ -29,7 +29,7 @@ FAKE = [sys.executable, "-c", "import sys; from tests import fakes; sys.exit(fak
 @pytest.fixture
 def fake_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle, "find", lambda name: Path("fake"))
-    monkeypatch.setattr(shared, "recogniser", lambda options: FakeEngine())
+    monkeypatch.setattr(shared, "recogniser", lambda options, **_: FakeEngine())
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from types import FrameType
 
-from streamasr import bundle
+from streamasr import bundle, warm
 from streamasr.audio import RATE_HZ, FileSource, RawSource, Source
 from streamasr.captions import Display, Plain, Terminal, clock
 from streamasr.container import quiet
@@ -36,12 +36,13 @@ def run(options: argparse.Namespace) -> int:
         savers = _savers(options, undo)
         listeners = _listeners(options)
         tracks, notices = _tracks(options, savers, undo)
-        loading = Loading(functools.partial(shared.recogniser, options))
+        first = [warm.NOTICE] if warm.is_due() else []
+        loading = Loading(functools.partial(shared.recogniser, options, tell=lambda _: None))
         display = _display(options)
         undo.callback(display.close)
         if isinstance(display, Plain) and not notices:
             notices = [f"listening to {' and '.join(track.source.name for track in tracks)}; Ctrl-C stops"]
-        for notice in notices:
+        for notice in [*notices, *first]:
             display.note(notice)
         shown = server.published(display)
         undo.pop_all()  # from here on the session closes them

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from streamasr import warm
 from streamasr.errors import ConfigError
 from streamasr.verbs import engine_options
 
@@ -17,13 +18,24 @@ if TYPE_CHECKING:
 PRECISIONS = {"auto": "int8", "cpu": "int8", "float32": "float32", "int8": "int8"}  # of --compute, on the CPU
 
 
-def recogniser(options: argparse.Namespace) -> Engine:
+def say(line: str) -> None:
+    """To standard error, as the program."""
+    sys.stderr.write(f"streamasr: {line}\n")
+
+
+def recogniser(options: argparse.Namespace, tell: Callable[[str], None] = say) -> Engine:
     """The engine for `--model`, `--lm`, `--hotword`, `--beam`, `--compute` and `engine_options`; imports torch.
+
+    Args:
+        tell: called with what takes long at a first start.
 
     Raises:
         BundleError: a model cannot be loaded. ConfigError: there is no CUDA device, or no voice detector.
         DecoderError: a wrong hotword.
     """
+    if warm.is_due():
+        tell(warm.NOTICE)
+        warm.compile_all()
     import torch
 
     from streamasr import bundle
