@@ -7,11 +7,13 @@ through once, so that nothing is left for the first start.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
@@ -24,6 +26,7 @@ THEN = (
     "import streamasr.voice_cpu",
 )
 LAST = ("from streamasr import warm; warm.rehearse()",)  # fails where no model is installed
+POLL_S = 0.05
 NOTICE = "the first start compiles decoder and network for this processor, for a minute or two"
 
 
@@ -50,48 +53,49 @@ def rehearse() -> None:
     engine.finish(state)
 
 
-def stamp() -> Path:
-    """The file that says that all of this was compiled here; numba keeps its own beside it."""
-    digest = hashlib.sha256(f"{sys.version} {os.environ.get('NUMBA_CPU_NAME', '')}".encode())
+def stamps() -> list[Path]:
+    """Where there may be a file that says that this was compiled here: numba's own folder, and one of the user's."""
+    digest = hashlib.sha256(sys.version.encode())
     for source in sorted(PACKAGE.glob("*.py")):
         content = source.read_bytes()
         if COMPILED.encode() in content or source.stem == "compiled":
             digest.update(content)
-    named, beside = os.environ.get("NUMBA_CACHE_DIR"), PACKAGE / "__pycache__"
-    if named:
-        folder = Path(named)
-    else:
-        folder = (
-            beside if os.access(beside if beside.is_dir() else PACKAGE, os.W_OK) else Path.home() / ".cache/streamasr"
-        )
-    return folder / f"warm-{digest.hexdigest()[:12]}"
+    kept = os.environ.get("NUMBA_CACHE_DIR") or PACKAGE / "__pycache__"
+    return [Path(folder) / f"warm-{digest.hexdigest()[:12]}" for folder in (kept, Path.home() / ".cache" / "streamasr")]
 
 
 def is_due() -> bool:
     """Whether the first start of this version, on this machine, is still to come."""
-    return os.environ.get("NUMBA_DISABLE_JIT", "0") == "0" and not stamp().exists()
+    return os.environ.get("NUMBA_DISABLE_JIT", "0") == "0" and not any(path.exists() for path in stamps())
 
 
 def compile_all(processes: int = 0) -> bool:
     """Compile everything, in so many processes (0: as there are processors). False where one of them failed: what is
     missing is compiled when it is wanted, and tells then what is wrong.
     """
-    with ThreadPoolExecutor(processes or os.cpu_count() or 1) as pool:
-        if not all([*pool.map(_succeeds, FIRST)]) or not all([*pool.map(_succeeds, THEN)]):
-            return False
-        rehearsed = all([*pool.map(_succeeds, LAST)])
-    path = stamp()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    except OSError:  # then the next start looks for work again, and finds none
+    most = processes or os.cpu_count() or 1
+    if not _run(FIRST, most) or not _run(THEN, most):
         return False
+    rehearsed = _run(LAST, most)
+    for path in stamps():
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            break
     return rehearsed
 
 
-def _succeeds(program: str) -> bool:
-    words = [sys.executable, "-c", program]
-    return subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0
+def _run(programs: Sequence[str], most: int) -> bool:
+    """Run programs, `most` at a time; whether all succeeded. It waits in no thread that would hold up an exit."""
+    waiting, running, succeeded = list(programs), list[subprocess.Popen[bytes]](), True
+    while waiting or running:
+        while waiting and len(running) < most:
+            words = [sys.executable, "-c", waiting.pop(0)]
+            running.append(subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        time.sleep(POLL_S)
+        succeeded = succeeded and not any(process.poll() for process in running)
+        running = [process for process in running if process.returncode is None]
+    return succeeded
 
 
 def main() -> int:
