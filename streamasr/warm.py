@@ -60,8 +60,10 @@ def stamps() -> list[Path]:
         content = source.read_bytes()
         if COMPILED.encode() in content or source.stem == "compiled":
             digest.update(content)
-    kept = os.environ.get("NUMBA_CACHE_DIR") or PACKAGE / "__pycache__"
-    return [Path(folder) / f"warm-{digest.hexdigest()[:12]}" for folder in (kept, Path.home() / ".cache" / "streamasr")]
+    folders = [Path(os.environ.get("NUMBA_CACHE_DIR") or PACKAGE / "__pycache__")]
+    with contextlib.suppress(RuntimeError):  # there are users without a home
+        folders.append(Path.home() / ".cache" / "streamasr")
+    return [folder / f"warm-{digest.hexdigest()[:12]}" for folder in folders]
 
 
 def is_due() -> bool:

@@ -77,6 +77,15 @@ def test_where_numba_may_not_write_the_user_keeps_the_stamp(cache: Path, monkeyp
     assert [path.parent for path in warm.stamps() if path.exists()] == [cache / "home" / ".cache" / "streamasr"]
 
 
+def test_a_user_without_a_home_has_one_place_less(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    assert [path.parent for path in warm.stamps()] == [cache / "cache"]
+    assert warm.is_due()
+
+
 def test_other_sources_are_compiled_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = cache / "loops.py"
     source.write_text("from streamasr.compiled import loops\n")
