@@ -130,7 +130,7 @@ def _recognition(name: str, options: argparse.Namespace) -> Check:
     samples = read_whole(str(folder / "welcome.opus"))
     spoken = " ".join((folder / "welcome.txt").read_text(encoding="utf-8").split())
     engine = shared.recogniser(options)
-    engine.feed(samples[:16_000], engine.start())  # compiles
+    engine.feed(samples[:16_000], engine.start())  # loads all
     began = time.perf_counter()
     events, state = engine.feed(samples, engine.start())
     events = [*events, *engine.finish(state)]

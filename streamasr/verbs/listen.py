@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
         savers = _savers(options, undo)
         listeners = _listeners(options)
         tracks, notices = _tracks(options, savers, undo)
-        first = [warm.NOTICE] if warm.is_due() else []
+        first = [warm.NOTICE] if shared.is_first_start(options) else []
         loading = Loading(functools.partial(shared.recogniser, options, tell=lambda _: None))
         display = _display(options)
         undo.callback(display.close)

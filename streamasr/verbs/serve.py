@@ -30,14 +30,14 @@ def run(options: argparse.Namespace) -> int:
     logs.configure(options.log == "json")
     with listen.stopping() as stop:
         engine = shared.recogniser(options)
-        _, state = engine.feed(np.zeros(engine.rate_hz, np.float32), engine.start())  # compiles, before anybody waits
+        _, state = engine.feed(np.zeros(engine.rate_hz, np.float32), engine.start())  # loads all before anybody waits
         engine.finish(state)
 
         def make() -> CaptionServer:
             return CaptionServer(engine, settings, chunk_s=options.chunk / 1000, most=options.batch)
 
         with Running(make) as running:
-            _say(f"captions at {running.address}; Ctrl-C stops")
+            shared.say(f"captions at {running.address}; Ctrl-C stops")
             if options.source != "none":
                 _hear(options, running, stop)
             while not stop.wait(WAIT_S):
@@ -56,7 +56,7 @@ def _hear(options: argparse.Namespace, running: Running, stop: threading.Event) 
         session = Session(
             source,
             Loading(lambda: recogniser),
-            running.published(Quiet(_say)),
+            running.published(Quiet(shared.say)),
             stop=stop,
             live=not isinstance(source, FileSource),
         )
@@ -64,7 +64,7 @@ def _hear(options: argparse.Namespace, running: Running, stop: threading.Event) 
         if not stop.is_set():
             logs.note("source_ended", seconds=round(session.summary.heard_s, 3))
     except StreamasrError as error:
-        _say(str(error))
+        shared.say(str(error))
 
 
 def _source(options: argparse.Namespace) -> Source | None:
@@ -82,10 +82,5 @@ def _source(options: argparse.Namespace) -> Source | None:
     except NoInputDevice:
         if options.device is not None:
             raise
-        _say("no microphone was found; other programs can send their audio all the same")
+        shared.say("no microphone was found; other programs can send their audio all the same")
         return None
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"streamasr: {line}\n")
-    sys.stderr.flush()

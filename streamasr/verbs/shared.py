@@ -19,8 +19,14 @@ PRECISIONS = {"auto": "int8", "cpu": "int8", "float32": "float32", "int8": "int8
 
 
 def say(line: str) -> None:
-    """To standard error, as the program."""
+    """To standard error, as the program, at once."""
     sys.stderr.write(f"streamasr: {line}\n")
+    sys.stderr.flush()
+
+
+def is_first_start(options: argparse.Namespace) -> bool:
+    """Whether the recogniser of these options is still to be compiled here; a GPU needs little of it."""
+    return options.compute != "cuda" and warm.is_due()
 
 
 def recogniser(options: argparse.Namespace, tell: Callable[[str], None] = say) -> Engine:
@@ -33,7 +39,7 @@ def recogniser(options: argparse.Namespace, tell: Callable[[str], None] = say) -
         BundleError: a model cannot be loaded. ConfigError: there is no CUDA device, or no voice detector.
         DecoderError: a wrong hotword.
     """
-    if warm.is_due():
+    if is_first_start(options):
         tell(warm.NOTICE)
         warm.compile_all()
     import torch

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
         except StreamasrError as error:
             if len(options.files) == 1:
                 raise
-            sys.stderr.write(f"streamasr: {error}\n")
+            shared.say(str(error))
             status = 1
     return status
 
@@ -71,7 +70,7 @@ class Printed:
             shared.write(text)
 
     def note(self, line: str) -> None:
-        sys.stderr.write(f"streamasr: {line}\n")
+        shared.say(line)
 
     def draw(self, status: Status) -> None:
         pass
